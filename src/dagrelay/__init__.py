@@ -1,0 +1,1 @@
+"""dagrelay runs DAGs of async tasks inside your own process and hands their values on, durably."""

@@ -1,0 +1,1 @@
+"""Mailboxes, calls and casts (floor 7)."""

@@ -1,0 +1,1 @@
+"""What the user writes, compiled to an immutable plan (floor 4, pure)."""

@@ -1,0 +1,39 @@
+"""The library's logger: structlog events on the stdlib logger `dagrelay`, silent until the application listens.
+
+Events have constant dotted names and carry ids, sizes and states; they never carry values. The library configures neither
+structlog nor logging: a bare `structlog.get_logger()` would print to the user's stdout, so the stdlib logger is wrapped here and
+only here.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import structlog
+
+__all__ = ("LOGGER_NAME", "get_logger", "is_debug")
+
+LOGGER_NAME = "dagrelay"
+
+_stdlib = logging.getLogger(LOGGER_NAME)
+_stdlib.addHandler(logging.NullHandler())
+
+_PROCESSORS: list[Any] = [
+    structlog.stdlib.filter_by_level,
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.render_to_log_kwargs,
+]
+
+
+def get_logger(**bound: object) -> structlog.stdlib.BoundLogger:
+    """Return the library's logger with `bound` on every event it writes."""
+    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+        _stdlib, processors=_PROCESSORS, wrapper_class=structlog.stdlib.BoundLogger, cache_logger_on_first_use=False, **bound
+    )
+    return logger
+
+
+def is_debug() -> bool:
+    """Tell whether per-task events would be seen; asked before building one, as two events double a task's cost."""
+    return _stdlib.isEnabledFor(logging.DEBUG)

@@ -1,0 +1,1 @@
+"""The vocabulary: states, records, events and policies (floor 1, pure)."""

@@ -1,0 +1,132 @@
+"""What the store remembers, as users see it: frozen records of runs, task instances and XCom entries."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dagrelay.model.states import RunState, TaskState
+
+__all__ = ("ErrorRecord", "InstanceKey", "Run", "TaskInstance", "XComEntry", "XComValue", "from_us", "to_us")
+
+XComValue: TypeAlias = "None | bool | int | float | str | list[XComValue] | dict[str, XComValue]"
+"""What JSON can say exactly; other types reach it through the converter."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def from_us(us: int) -> datetime:
+    """Return the aware UTC datetime of a count of microseconds since 1970."""
+    return _EPOCH + timedelta(microseconds=us)
+
+
+def to_us(moment: datetime) -> int:
+    """Return the microseconds since 1970 of an aware datetime, exactly (a float of seconds would round)."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+class InstanceKey(NamedTuple):
+    """What names a task instance: a task in a run, and its place in a mapped task."""
+
+    run_id: str
+    task_id: str
+    map_index: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ErrorRecord:
+    """Why an attempt ended badly, as text: no object is ever rebuilt from it."""
+
+    type: str
+    """Name of the exception's class, or of the reason ("Skip")."""
+    message: str
+    """`str()` of the exception."""
+    traceback: str = ""
+    """The formatted traceback from the handler's frame on; empty when there was none."""
+
+    def __str__(self) -> str:
+        """Return `Type: message`, as the last line of a traceback."""
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """A run of a DAG."""
+
+    run_id: str
+    """Unique in its store, for ever."""
+    dag_id: str
+    """The DAG it runs."""
+    state: RunState
+    """Where it stands."""
+    params: Mapping[str, Any]
+    """The params it was started with, as plain JSON values."""
+    tags: tuple[str, ...] = ()
+    """The DAG's tags at the start."""
+    created_at: datetime
+    """When it was recorded (aware UTC)."""
+    started_at: datetime
+    """When it last began to run: the creation, or the latest resume or retry (aware UTC)."""
+    ended_at: datetime | None = None
+    """When it ended or was interrupted (aware UTC); None while it runs."""
+
+
+@attrs.frozen(kw_only=True)
+class TaskInstance:
+    """A task in a run."""
+
+    run_id: str
+    """The run."""
+    task_id: str
+    """The task."""
+    map_index: int | None = None
+    """The place in a mapped task; None if unmapped."""
+    state: TaskState
+    """Where it stands."""
+    attempt: int = 0
+    """The latest attempt, counted from 1; 0 before the first."""
+    started_at: datetime | None = None
+    """When the latest attempt started (aware UTC)."""
+    ended_at: datetime | None = None
+    """When the latest attempt ended (aware UTC)."""
+    error: ErrorRecord | None = None
+    """Why the latest attempt failed, was skipped or was interrupted."""
+
+
+@attrs.frozen(kw_only=True)
+class XComEntry:
+    """One value handed on, without its bytes."""
+
+    run_id: str
+    """The run it belongs to."""
+    dag_id: str | None
+    """The run's DAG; None if it was pushed outside any run."""
+    task_id: str
+    """The task it belongs to."""
+    map_index: int | None = None
+    """The place in a mapped task; None if unmapped."""
+    key: str
+    """Its key; `return_value` for what a handler returned."""
+    value: Any = None
+    """The decoded value where it was asked for, else None; masked as None when sensitive."""
+    size_bytes: int
+    """Size of the encoded value."""
+    timestamp: datetime
+    """When it was pushed (aware UTC)."""
+    attempt: int
+    """The attempt that wrote it, counted from 1; 0 if pushed from outside."""
+    lifetime: str = "attempt"
+    """`attempt` or `task`; `run` for one pushed from outside."""
+    state: TaskState | None = None
+    """State of the attempt that wrote it (with `all_attempts`); None for one pushed from outside."""
+    serializer: str
+    """Name of the serializer that wrote it."""
+    description: str = ""
+    """The pusher's words on it."""
+    sensitive: bool = False
+    """Whether faces mask it."""

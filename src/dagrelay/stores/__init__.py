@@ -1,0 +1,1 @@
+"""Where runs and their values are kept (floor 6)."""
