@@ -62,7 +62,7 @@ class RetryPolicy:
         try:
             delay = self.delay_s * self.backoff ** (attempt - 1)
         except OverflowError:
-            delay = self.max_delay_s
+            delay = self.max_delay_s if self.delay_s > 0 else 0.0  # No delay times a huge factor is still no delay.
         return min(delay, self.max_delay_s) * (1 + self.jitter * (2 * random.random() - 1))
 
 
