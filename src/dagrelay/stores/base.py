@@ -236,6 +236,14 @@ class Store(Protocol):
         """
         ...
 
+    async def maintain(self, *, idle: bool) -> None:
+        """Do housekeeping between batches; cheap when there is nothing to do. `idle` tells that no batch is waiting.
+
+        Raises:
+            StoreError: it failed; nothing that was stored is lost.
+        """
+        ...
+
     def statistics(self) -> StoreStatistics:
         """Return what was done since the opening."""
         ...

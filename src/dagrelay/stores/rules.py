@@ -1,0 +1,459 @@
+"""What each operation means, as pure functions from row to row; every store carries them out on its own medium.
+
+A row is what a store keeps; a timeline event is either *derived* from a row, or *logged* once a later write would overwrite the
+row it could be derived from. A row's `start_seq` is None when its start is logged (or never was).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from dagrelay.errors import InvalidTransitionError, RunStateError, StaleAttemptError, XComConflictError
+from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComPushed
+from dagrelay.model.records import Run, XComEntry, from_us
+from dagrelay.model.states import ENDED_TASK_STATES, RunState, TaskState, check_run_transition
+from dagrelay.stores.base import StoredEntry, StoredInstance, StoredRun
+from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, TASK_LIFETIME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dagrelay.model.events import Event
+    from dagrelay.model.records import ErrorRecord, InstanceKey
+    from dagrelay.stores.operations import (
+        CreateRun,
+        FinishAttempt,
+        MarkInstance,
+        PutEntries,
+        ReopenRun,
+        SetRunState,
+        StartAttempt,
+    )
+
+__all__ = (
+    "LIVE_TASK_STATES",
+    "EntryRow",
+    "InstanceRow",
+    "RunRow",
+    "attempt_state",
+    "buried_run",
+    "check_deletable",
+    "check_put",
+    "check_writer",
+    "cleared",
+    "created_run",
+    "derived_events",
+    "ended_run",
+    "entry_record",
+    "finished",
+    "found",
+    "interrupted",
+    "interrupted_run",
+    "is_visible",
+    "marked",
+    "picked",
+    "push_event",
+    "reopened_run",
+    "run_events",
+    "run_record",
+    "started",
+    "stored_instance",
+    "stored_run",
+    "visible_slots",
+)
+
+LIVE_TASK_STATES: Final = frozenset({TaskState.QUEUED, TaskState.RUNNING, TaskState.WAITING})
+"""States in which the instance's latest attempt is not over."""
+
+_OUTCOMES: Final = frozenset(
+    {
+        TaskState.SUCCESS,
+        TaskState.FAILED,
+        TaskState.SKIPPED,
+        TaskState.UP_FOR_RETRY,
+        TaskState.CANCELLED,
+        TaskState.INTERRUPTED,
+    }
+)
+_MARKS: Final = frozenset({TaskState.SKIPPED, TaskState.UPSTREAM_FAILED, TaskState.CANCELLED, TaskState.FAILED})
+
+
+class RunRow(NamedTuple):
+    """A run, or its tombstone."""
+
+    run_id: str
+    dag_id: str
+    state: RunState
+    is_pruned: bool
+    tags: tuple[str, ...]
+    params: bytes
+    created_us: int
+    started_us: int
+    ended_us: int | None
+    start_seq: int
+    end_seq: int | None
+
+
+class InstanceRow(NamedTuple):
+    """A task instance that was touched."""
+
+    state: TaskState
+    attempt: int
+    started_us: int | None
+    ended_us: int | None
+    start_seq: int | None
+    seq: int
+    error: ErrorRecord | None
+    failures: int
+    interruptions: int
+    retry_us: int | None
+
+
+class EntryRow(NamedTuple):
+    """An entry but for its bytes."""
+
+    key: str
+    slot: int
+    attempt: int
+    seq: int
+    created_us: int
+    size: int
+    serializer: str
+    sensitive: bool
+    published: bool
+    description: str
+
+
+# -------------------------------------------------------------------------------------------------- runs
+
+
+def created_run(op: CreateRun) -> RunRow:
+    """Return the row of a new run."""
+    return RunRow(
+        run_id=op.run_id,
+        dag_id=op.dag_id,
+        state=RunState.RUNNING,
+        is_pruned=False,
+        tags=op.tags,
+        params=op.params,
+        created_us=op.created_us,
+        started_us=op.created_us,
+        ended_us=None,
+        start_seq=op.seq,
+        end_seq=None,
+    )
+
+
+def reopened_run(row: RunRow, op: ReopenRun) -> RunRow:
+    """Return the row of a run that runs again.
+
+    Raises:
+        InvalidTransitionError: it is running.
+    """
+    check_run_transition(row.run_id, row.state, RunState.RUNNING)
+    return row._replace(state=RunState.RUNNING, started_us=op.at_us, ended_us=None, start_seq=op.seq, end_seq=None)
+
+
+def ended_run(row: RunRow, op: SetRunState) -> RunRow:
+    """Return the row of a run that ended or was interrupted.
+
+    Raises:
+        InvalidTransitionError: it is not running.
+    """
+    if row.state is not RunState.RUNNING:
+        raise InvalidTransitionError("run", row.run_id, row.state, op.state)
+    check_run_transition(row.run_id, row.state, op.state)
+    return row._replace(state=op.state, ended_us=op.at_us, end_seq=op.seq)
+
+
+def interrupted_run(row: RunRow, *, now_us: int, seq: int) -> RunRow:
+    """Return the row of a run whose owner is gone."""
+    return row._replace(state=RunState.INTERRUPTED, ended_us=now_us, end_seq=seq)
+
+
+def check_deletable(row: RunRow) -> None:
+    """Raise RunStateError if the run is running."""
+    if row.state is RunState.RUNNING:
+        raise RunStateError(row.run_id, row.state, "it can't be deleted; cancel it first")
+
+
+def buried_run(row: RunRow) -> RunRow:
+    """Return the tombstone of a run."""
+    return row._replace(is_pruned=True, tags=(), params=b"{}")
+
+
+def run_events(row: RunRow) -> tuple[Event, ...]:
+    """Return the events derived from a run's row."""
+    start = RunStarted(run_id=row.run_id, seq=row.start_seq, time=from_us(row.started_us), dag_id=row.dag_id)
+    if row.end_seq is None or row.ended_us is None:
+        return (start,)
+    return start, RunFinished(run_id=row.run_id, seq=row.end_seq, time=from_us(row.ended_us), state=row.state)
+
+
+def run_record(row: RunRow) -> Run:
+    """Return the run as users see it.
+
+    Raises:
+        ValueError: the stored params are no JSON.
+    """
+    return Run(
+        run_id=row.run_id,
+        dag_id=row.dag_id,
+        state=row.state,
+        params=json.loads(row.params),
+        tags=row.tags,
+        created_at=from_us(row.created_us),
+        started_at=from_us(row.started_us),
+        ended_at=None if row.ended_us is None else from_us(row.ended_us),
+    )
+
+
+def stored_run(row: RunRow) -> StoredRun:
+    """Return the run as `find_run` gives it."""
+    return StoredRun(run=run_record(row), params=row.params, is_pruned=row.is_pruned)
+
+
+# -------------------------------------------------------------------------------------------------- attempts and instances
+
+
+def _check_attempt(instance: InstanceKey, row: InstanceRow | None, attempt: int, new: TaskState) -> None:
+    if row is None:
+        return
+    if row.attempt > attempt or (row.attempt == attempt and row.state not in LIVE_TASK_STATES):
+        raise StaleAttemptError(instance.run_id, instance.task_id, attempt)
+    if row.attempt < attempt and (row.state in ENDED_TASK_STATES or row.state in LIVE_TASK_STATES):
+        raise InvalidTransitionError("task", instance.task_id, row.state, new)
+
+
+def started(row: InstanceRow | None, op: StartAttempt) -> InstanceRow:
+    """Return the row of an instance whose attempt runs.
+
+    Raises:
+        StaleAttemptError: a later attempt is stored, or this one is over.
+        InvalidTransitionError: an earlier attempt still runs, or ended the instance.
+    """
+    _check_attempt(op.instance, row, op.attempt, TaskState.RUNNING)
+    return InstanceRow(
+        TaskState.RUNNING,
+        op.attempt,
+        op.started_us,
+        None,
+        op.seq,
+        op.seq,
+        None,
+        0 if row is None else row.failures,
+        0 if row is None else row.interruptions,
+        None,
+    )
+
+
+def finished(row: InstanceRow | None, op: FinishAttempt) -> tuple[InstanceRow, tuple[Event, ...]]:
+    """Return the row of an instance whose attempt is over, and the events to log (as a next attempt will overwrite the row).
+
+    Raises:
+        StaleAttemptError: a later attempt is stored, or this one is over.
+        InvalidTransitionError: an earlier attempt still runs, or ended the instance; or `op.state` is no outcome.
+    """
+    _check_attempt(op.instance, row, op.attempt, op.state)
+    if op.state not in _OUTCOMES:
+        raise InvalidTransitionError("task", op.instance.task_id, TaskState.RUNNING, op.state)
+    new = InstanceRow(
+        op.state,
+        op.attempt,
+        op.started_us,
+        op.ended_us,
+        op.start_seq,
+        op.seq,
+        op.error,
+        op.failures,
+        op.interruptions,
+        op.retry_us,
+    )
+    if op.state in ENDED_TASK_STATES:
+        return new, ()
+    return new._replace(start_seq=None), _history(op.instance, new)
+
+
+def marked(row: InstanceRow | None, op: MarkInstance) -> InstanceRow:
+    """Return the row of an instance that ends without an attempt.
+
+    Raises:
+        InvalidTransitionError: it has ended already, or its attempt runs.
+    """
+    old = TaskState.PENDING if row is None else row.state
+    if old in ENDED_TASK_STATES or old is TaskState.RUNNING or op.state not in _MARKS:
+        raise InvalidTransitionError("task", op.instance.task_id, old, op.state)
+    if row is None:
+        return InstanceRow(op.state, 0, None, op.at_us, None, op.seq, op.error, 0, 0, None)
+    return row._replace(state=op.state, ended_us=op.at_us, seq=op.seq, error=op.error, retry_us=None)
+
+
+def cleared(
+    instance: InstanceKey, row: InstanceRow | None, *, at_us: int, seq: int
+) -> tuple[InstanceRow | None, tuple[Event, ...]]:
+    """Return the row of an instance that will run again, and the events to log; an untouched one stays so.
+
+    Raises:
+        InvalidTransitionError: its attempt runs.
+    """
+    if row is None or row.state is TaskState.PENDING:
+        return row, ()
+    if row.state in LIVE_TASK_STATES:
+        raise InvalidTransitionError("task", instance.task_id, row.state, TaskState.PENDING)
+    new = row._replace(state=TaskState.PENDING, start_seq=None, seq=seq, error=None, failures=0, interruptions=0, retry_us=None)
+    return new, (*derived_events(instance, row), _change(instance, seq, at_us, row.attempt, TaskState.PENDING, None))
+
+
+def interrupted(instance: InstanceKey, row: InstanceRow, *, now_us: int, seq: int) -> tuple[InstanceRow, tuple[Event, ...]]:
+    """Return the row of an instance whose owner is gone while it ran, and the events to log."""
+    new = row._replace(state=TaskState.INTERRUPTED, ended_us=now_us, seq=seq, interruptions=row.interruptions + 1)
+    return new._replace(start_seq=None), _history(instance, new)
+
+
+def derived_events(instance: InstanceKey, row: InstanceRow) -> tuple[Event, ...]:
+    """Return the events derived from an instance's row."""
+    if row.state in ENDED_TASK_STATES:
+        return _history(instance, row)
+    return _start(instance, row)
+
+
+def _history(instance: InstanceKey, row: InstanceRow) -> tuple[Event, ...]:
+    end = _change(instance, row.seq, row.ended_us or 0, row.attempt, row.state, row.error)
+    return (*_start(instance, row), end)
+
+
+def _start(instance: InstanceKey, row: InstanceRow) -> tuple[Event, ...]:
+    if row.start_seq is None:
+        return ()
+    return (_change(instance, row.start_seq, row.started_us or 0, row.attempt, TaskState.RUNNING, None),)
+
+
+def _change(
+    instance: InstanceKey, seq: int, time_us: int, attempt: int, state: TaskState, error: ErrorRecord | None
+) -> TaskStateChanged:
+    return TaskStateChanged(
+        run_id=instance.run_id,
+        seq=seq,
+        time=from_us(time_us),
+        task_id=instance.task_id,
+        map_index=instance.map_index,
+        attempt=attempt,
+        state=state,
+        error=error,
+    )
+
+
+def stored_instance(instance: InstanceKey, row: InstanceRow) -> StoredInstance:
+    """Return the instance as `Store.instances` gives it."""
+    return StoredInstance(
+        instance=instance,
+        state=row.state,
+        attempt=row.attempt,
+        started_us=row.started_us,
+        ended_us=row.ended_us,
+        error=row.error,
+        failures=row.failures,
+        interruptions=row.interruptions,
+        retry_us=row.retry_us,
+    )
+
+
+# -------------------------------------------------------------------------------------------------- entries
+
+
+def check_writer(instance: InstanceKey, row: InstanceRow | None, attempt: int) -> None:
+    """Raise StaleAttemptError if `attempt` is over, so that it can't write or delete entries."""
+    if row is None:
+        return
+    is_over = row.attempt >= attempt and not (row.attempt == attempt and row.state in LIVE_TASK_STATES)
+    if is_over or row.state in ENDED_TASK_STATES:
+        raise StaleAttemptError(instance.run_id, instance.task_id, attempt)
+
+
+def check_put(row: InstanceRow | None, op: PutEntries) -> None:
+    """Check the fence of a push.
+
+    Raises:
+        StaleAttemptError: the attempt that writes is over.
+        XComConflictError: a push from outside would replace what a finished task returned.
+    """
+    if op.slot != OUTSIDE:
+        check_writer(op.instance, row, op.attempt)
+    elif row is not None and row.state is TaskState.SUCCESS and any(entry.key == RETURN_VALUE for entry in op.entries):
+        raise XComConflictError(op.instance.run_id, op.instance.task_id, RETURN_VALUE)
+
+
+def visible_slots(row: InstanceRow | None) -> tuple[int, ...]:
+    """Return the slots a reader outside the attempt may find something in, the first to be preferred."""
+    if row is not None and (row.state is TaskState.SUCCESS or row.state in LIVE_TASK_STATES):
+        return (row.attempt, TASK_LIFETIME, OUTSIDE)
+    return (OUTSIDE,)
+
+
+def is_visible(row: InstanceRow | None, entry: EntryRow) -> bool:
+    """Tell whether readers outside the attempt see an entry found in one of the `visible_slots`."""
+    if entry.slot == OUTSIDE:
+        return True
+    if row is None or entry.slot not in (row.attempt, TASK_LIFETIME):
+        return False
+    if row.state is TaskState.SUCCESS:
+        return True
+    return entry.published and entry.attempt == row.attempt and row.state in LIVE_TASK_STATES
+
+
+def picked(row: InstanceRow | None, entries: Iterable[EntryRow]) -> list[EntryRow]:
+    """Return the one entry every reader sees among those of one instance and key, or nothing."""
+    by_slot = {entry.slot: entry for entry in entries if is_visible(row, entry)}
+    return [by_slot[slot] for slot in visible_slots(row) if slot in by_slot][:1]
+
+
+def push_event(instance: InstanceKey, entry: EntryRow) -> XComPushed:
+    """Return the event derived from an entry."""
+    return XComPushed(
+        run_id=instance.run_id,
+        seq=entry.seq,
+        time=from_us(entry.created_us),
+        task_id=instance.task_id,
+        map_index=instance.map_index,
+        attempt=entry.attempt,
+        key=entry.key,
+        size_bytes=entry.size,
+    )
+
+
+def attempt_state(row: InstanceRow | None, logged: Sequence[TaskStateChanged], attempt: int) -> TaskState | None:
+    """Return the state of an attempt, by its instance's row and logged changes (in order); None for the outside, attempt 0."""
+    if attempt == 0:
+        return None
+    if row is not None and row.attempt == attempt and row.state is not TaskState.PENDING:
+        return row.state
+    ends = [change.state for change in logged if change.attempt == attempt and change.state is not TaskState.PENDING]
+    return ends[-1] if ends else TaskState.RUNNING
+
+
+_LIFETIMES: Final = {TASK_LIFETIME: "task", OUTSIDE: "run"}
+
+
+def entry_record(instance: InstanceKey, entry: EntryRow, *, dag_id: str | None, state: TaskState | None) -> XComEntry:
+    """Return the entry as users see it, without its value."""
+    return XComEntry(
+        run_id=instance.run_id,
+        dag_id=dag_id,
+        task_id=instance.task_id,
+        map_index=instance.map_index,
+        key=entry.key,
+        size_bytes=entry.size,
+        timestamp=from_us(entry.created_us),
+        attempt=entry.attempt,
+        lifetime=_LIFETIMES.get(entry.slot, "attempt"),
+        state=state,
+        serializer=entry.serializer,
+        description=entry.description,
+        sensitive=entry.sensitive,
+    )
+
+
+def found(entry: EntryRow, value: bytes) -> StoredEntry:
+    """Return the entry as `lookup` gives it."""
+    return StoredEntry(value=value, serializer=entry.serializer, slot=entry.slot)

@@ -1,0 +1,210 @@
+"""How a unit of work reaches a SQLite connection and its thread: one synchronous function, one job.
+
+Never a transaction of several awaits: a cancelled `await commit()` commits all the same, a cancelled BEGIN leaves a transaction
+open. On asyncio the connection and its thread are aiosqlite's; on trio, where aiosqlite can't run, they are the standard library's
+and anyio's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
+
+import aiosqlite
+import anyio
+import anyio.to_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
+__all__ = ("AiosqliteDriver", "Driver", "ThreadDriver", "UnitConnection", "driver_for_this_loop")
+
+T = TypeVar("T")
+
+_UNIT: Final = "-- run a unit of work"
+"""What aiosqlite is asked to execute; UnitConnection takes the job from the parameters instead of sending this to SQLite."""
+
+
+class Driver(Protocol):
+    """One connection, which runs units of work one after another."""
+
+    async def open(self) -> None:
+        """Connect.
+
+        Cancellation: nothing stays open.
+        """
+        ...
+
+    async def run(self, unit: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `unit` with the connection in its thread; return its result or raise its exception.
+
+        Cancellation: shielded; native cancellation is raised once the unit is over.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Disconnect and end the thread; safe to call twice and before `open`. Shields itself."""
+        ...
+
+
+class _Job(Generic[T]):
+    """A unit on its way through the thread, boxing how it ended.
+
+    Nothing is raised through a future of the loop: a StopIteration there would never arrive.
+    """
+
+    def __init__(self, unit: Callable[[sqlite3.Connection], T]) -> None:
+        self._unit = unit
+        self._result: T
+        self._error: BaseException | None = None
+        self.is_over = False
+
+    def run(self, connection: sqlite3.Connection) -> None:
+        try:
+            self._result = self._unit(connection)
+        except BaseException as error:  # noqa: BLE001 - it is raised by `outcome`, in the caller
+            self._error = error
+        # Written last: whoever sees it may take the outcome.
+        self.is_over = True
+
+    def outcome(self) -> T:
+        if self._error is None:
+            return self._result
+        error, self._error = self._error, None  # The exception's traceback leads back here: break the cycle.
+        raise error
+
+
+class _NoRows:
+    """What aiosqlite takes for the cursor of a unit."""
+
+    def fetchall(self) -> list[Any]:
+        return []
+
+
+class UnitConnection(sqlite3.Connection):
+    """A connection that runs a unit of work where it is asked to execute the constant `_UNIT`."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        """Execute SQL, or the job that stands in `parameters`."""
+        if sql is _UNIT:
+            (job,) = cast("tuple[_Job[Any]]", parameters)
+            job.run(self)
+            return cast("sqlite3.Cursor", _NoRows())
+        return super().execute(sql, parameters)
+
+
+def _nothing(_connection: sqlite3.Connection) -> None:
+    """Do nothing: by the time this unit is over, so is every earlier one of its connection."""
+
+
+class AiosqliteDriver:
+    """A connection of aiosqlite, by its public interface."""
+
+    def __init__(self, uri: str, *, factory: type[UnitConnection] = UnitConnection) -> None:
+        """Take the database's URI and the class of its connection."""
+        self._uri = uri
+        self._factory = factory
+        self._database: aiosqlite.Connection | None = None
+
+    async def open(self) -> None:
+        """Connect; see Driver."""
+        await _to_its_end(self._connect())
+
+    async def _connect(self) -> None:
+        self._database = await aiosqlite.connect(self._uri, isolation_level=None, uri=True, factory=self._factory)
+
+    async def run(self, unit: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a unit of work; see Driver."""
+        database = self._database
+        assert database is not None, "the store opens its drivers before it runs units"
+        job = _Job(unit)
+        cancelled: BaseException | None = None
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._execute(database, job)
+            except asyncio.CancelledError as error:
+                cancelled = error
+            # anyio's shield does not stop native cancels, and a cancelled await leaves the job running: wait for it behind
+            # another one of the same thread, which works first in, first out.
+            while not job.is_over:
+                try:
+                    await self._execute(database, _Job(_nothing))
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        return job.outcome()
+
+    @staticmethod
+    async def _execute(database: aiosqlite.Connection, job: _Job[Any]) -> None:
+        await database.execute_fetchall(_UNIT, cast("Iterable[Any]", (job,)))
+
+    async def close(self) -> None:
+        """Disconnect; see Driver."""
+        database, self._database = self._database, None
+        if database is not None:
+            await _to_its_end(database.close())
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await work to its end whatever is cancelled meanwhile, and raise the cancellation then."""
+    task = asyncio.ensure_future(work)
+    cancelled: BaseException | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # The cancellation outranks it; asking keeps the loop from reporting it as never retrieved.
+        raise cancelled
+    task.result()
+
+
+class ThreadDriver:
+    """A connection of the standard library in anyio's threads, one unit at a time; for trio, whose cancellation respects shields."""
+
+    def __init__(self, uri: str, *, factory: type[UnitConnection] = UnitConnection) -> None:
+        """Take the database's URI and the class of its connection."""
+        self._uri = uri
+        self._factory = factory
+        self._connection: sqlite3.Connection | None = None
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    async def open(self) -> None:
+        """Connect; see Driver."""
+        self._limiter = anyio.CapacityLimiter(1)
+        with anyio.CancelScope(shield=True):
+            self._connection = await anyio.to_thread.run_sync(self._connect, limiter=self._limiter)
+
+    def _connect(self) -> sqlite3.Connection:
+        # Two jobs of one limiter never overlap, but they may come to different threads.
+        return sqlite3.connect(self._uri, isolation_level=None, uri=True, factory=self._factory, check_same_thread=False)
+
+    async def run(self, unit: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a unit of work; see Driver."""
+        connection = self._connection
+        assert connection is not None, "the store opens its drivers before it runs units"
+        job = _Job(unit)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(job.run, connection, limiter=self._limiter)
+        return job.outcome()
+
+    async def close(self) -> None:
+        """Disconnect; see Driver."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(connection.close, limiter=self._limiter)
+
+
+def driver_for_this_loop(uri: str, *, factory: type[UnitConnection] = UnitConnection) -> Driver:
+    """Return a driver for the loop that is running."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return ThreadDriver(uri, factory=factory)
+    return AiosqliteDriver(uri, factory=factory)

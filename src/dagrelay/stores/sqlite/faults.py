@@ -1,0 +1,41 @@
+"""SQLite's errors in the library's terms."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from dagrelay.errors import StoreCorruptError, StoreError, StoreFullError, StoreReadOnlyError
+
+__all__ = ("is_busy", "store_error")
+
+_PRIMARY: Final = 0xFF
+"""Mask of the primary code in an extended one."""
+
+
+def _code(error: BaseException) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY
+
+
+def is_busy(error: BaseException) -> bool:
+    """Tell whether another connection was in the way for the moment."""
+    return isinstance(error, sqlite3.Error) and _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def store_error(path: str, error: BaseException) -> StoreError:
+    """Return the StoreError for an exception, which becomes its cause."""
+    translated = _translate(path, error)
+    translated.__cause__ = error
+    return translated
+
+
+def _translate(path: str, error: BaseException) -> StoreError:
+    match _code(error):
+        case sqlite3.SQLITE_FULL:
+            return StoreFullError(path)
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return StoreCorruptError(path, str(error))
+        case sqlite3.SQLITE_READONLY:
+            return StoreReadOnlyError(path)
+        case _:
+            return StoreError(f"store {path!r} failed: {type(error).__name__}: {error}")

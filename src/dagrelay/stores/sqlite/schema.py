@@ -1,0 +1,218 @@
+"""What the database looks like: tables, settings, and the numbered migrations that lead there.
+
+Integer surrogate keys throughout. Task ids are interned in topological order, so that the rows of a run lie in the order in which
+they are written. XComs stand in a rowid table with the value last: WITHOUT ROWID would put the values into the interior of the tree,
+which makes writes 2-3 times dearer, and a column after the value is reached only by reading it. Each row carries a checksum over
+all its fields, since SQLite has none.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from dagrelay.errors import StoreError, StoreSchemaError
+
+__all__ = ("APPLICATION_ID", "BUSY_TIMEOUT_MS", "MIGRATIONS", "configure_reader", "configure_writer", "examine", "migrate")
+
+APPLICATION_ID: Final = 0x44616752
+"""`DagR`, in the header of each database of ours."""
+
+BUSY_TIMEOUT_MS: Final = 100
+"""How long a statement waits for another process; the store tries again after an awaited pause."""
+
+OLDEST_SQLITE: Final = (3, 37, 0)
+"""The first with STRICT tables."""
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        """CREATE TABLE owner (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            epoch INTEGER NOT NULL,
+            last_batch INTEGER NOT NULL,
+            pid INTEGER NOT NULL,
+            opened_us INTEGER NOT NULL
+        ) STRICT""",
+        "INSERT INTO owner VALUES (1, 0, 0, 0, 0)",
+        """CREATE TABLE plan (
+            plan_pk INTEGER PRIMARY KEY,
+            fingerprint TEXT NOT NULL UNIQUE,
+            task_ids TEXT NOT NULL,
+            crc INTEGER NOT NULL,
+            body BLOB NOT NULL
+        ) STRICT""",
+        """CREATE TABLE task (
+            task_pk INTEGER PRIMARY KEY,
+            task_id TEXT NOT NULL UNIQUE,
+            crc INTEGER NOT NULL
+        ) STRICT""",
+        # A row without a DAG holds the place of a run id under which entries were pushed outside any run.
+        """CREATE TABLE run (
+            run_pk INTEGER PRIMARY KEY,
+            run_id TEXT NOT NULL UNIQUE,
+            dag_id TEXT,
+            state INTEGER,
+            is_pruned INTEGER NOT NULL CHECK (is_pruned IN (0, 1)),
+            tags TEXT NOT NULL,
+            created_us INTEGER,
+            started_us INTEGER,
+            ended_us INTEGER,
+            start_seq INTEGER,
+            end_seq INTEGER,
+            plan_pk INTEGER REFERENCES plan,
+            crc INTEGER NOT NULL,
+            params BLOB NOT NULL,
+            CHECK (dag_id IS NULL OR state IS NOT NULL AND start_seq IS NOT NULL)
+        ) STRICT""",
+        "CREATE INDEX run_by_dag ON run (dag_id, created_us)",
+        "CREATE INDEX run_by_plan ON run (plan_pk)",
+        """CREATE TABLE instance (
+            run_pk INTEGER NOT NULL,
+            task_pk INTEGER NOT NULL,
+            map_index INTEGER NOT NULL CHECK (map_index >= -1),
+            state INTEGER NOT NULL,
+            attempt INTEGER NOT NULL CHECK (attempt >= 0),
+            started_us INTEGER,
+            ended_us INTEGER,
+            start_seq INTEGER,
+            seq INTEGER NOT NULL,
+            error TEXT,
+            failures INTEGER NOT NULL,
+            interruptions INTEGER NOT NULL,
+            retry_us INTEGER,
+            crc INTEGER NOT NULL,
+            PRIMARY KEY (run_pk, task_pk, map_index)
+        ) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE xcom (
+            run_pk INTEGER NOT NULL,
+            task_pk INTEGER NOT NULL,
+            map_index INTEGER NOT NULL CHECK (map_index >= -1),
+            key TEXT NOT NULL,
+            slot INTEGER NOT NULL CHECK (slot >= -1),
+            attempt INTEGER NOT NULL CHECK (attempt >= 0),
+            seq INTEGER NOT NULL,
+            created_us INTEGER NOT NULL,
+            size INTEGER NOT NULL CHECK (size >= 0),
+            serializer TEXT NOT NULL,
+            sensitive INTEGER NOT NULL,
+            published INTEGER NOT NULL,
+            description TEXT NOT NULL,
+            value_crc INTEGER NOT NULL,
+            crc INTEGER NOT NULL,
+            value BLOB NOT NULL,
+            PRIMARY KEY (run_pk, task_pk, map_index, key, slot)
+        ) STRICT""",
+        # What happened and can't be told any more from the rows above.
+        """CREATE TABLE event (
+            run_pk INTEGER NOT NULL,
+            seq INTEGER NOT NULL,
+            kind INTEGER NOT NULL,
+            time_us INTEGER NOT NULL,
+            task_pk INTEGER,
+            map_index INTEGER,
+            attempt INTEGER,
+            state INTEGER,
+            text TEXT,
+            count INTEGER,
+            crc INTEGER NOT NULL,
+            PRIMARY KEY (run_pk, seq)
+        ) STRICT, WITHOUT ROWID""",
+    ),
+)
+"""Statements leading from each version (the `user_version` of the database) to the next; forward only."""
+
+
+def examine(connection: sqlite3.Connection, path: str) -> None:
+    """Check, by a connection that can't write, that a database is ours or empty.
+
+    Raises:
+        StoreSchemaError: it is neither, or a newer version wrote it.
+    """
+    try:
+        version = _pragma(connection, "user_version")
+        application_id = _pragma(connection, "application_id")
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise StoreSchemaError(path, "it is no SQLite database") from error
+        raise
+    # A process killed while it created its store leaves a database without version or table.
+    is_empty = version == 0 and application_id == 0 and tables == 0
+    if application_id != APPLICATION_ID and not is_empty:
+        raise StoreSchemaError(path, "it is a SQLite database of another application")
+    if version > len(MIGRATIONS):
+        newest = len(MIGRATIONS)
+        raise StoreSchemaError(path, f"a newer version of dagrelay wrote it (schema {version}, this one knows {newest})")
+
+
+def configure_writer(connection: sqlite3.Connection, *, synchronous: str) -> None:
+    """Set what the writing connection depends on, and read it back.
+
+    Raises:
+        StoreError: SQLite did not take a setting.
+    """
+    _require_sqlite()
+    _set(connection, "busy_timeout", BUSY_TIMEOUT_MS)
+    _set(connection, "journal_mode", "wal")
+    # In WAL mode NORMAL loses acknowledged commits in a power cut; FULL syncs the log at each commit.
+    _set(connection, "synchronous", {"FULL": 2, "NORMAL": 1}[synchronous])
+    _set(connection, "foreign_keys", 1)
+    _set(connection, "wal_autocheckpoint", 0)
+    _distrust(connection)
+
+
+def configure_reader(connection: sqlite3.Connection) -> None:
+    """Set what a reading connection depends on, and read it back.
+
+    Raises:
+        StoreError: SQLite did not take a setting.
+    """
+    _require_sqlite()
+    _set(connection, "busy_timeout", BUSY_TIMEOUT_MS)
+    _set(connection, "query_only", 1)
+    _distrust(connection)
+
+
+def _distrust(connection: sqlite3.Connection) -> None:
+    """Treat the file as if somebody else had written it."""
+    _set(connection, "trusted_schema", 0)
+    _set(connection, "cell_size_check", 1)
+    # With a memory map an I/O error is a SIGBUS, and stray writes of the process reach the file.
+    _set(connection, "mmap_size", 0)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the database to this version's schema, each step in its own transaction."""
+    for version in range(_pragma(connection, "user_version"), len(MIGRATIONS)):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in MIGRATIONS[version]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _require_sqlite() -> None:
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        wanted = ".".join(map(str, OLDEST_SQLITE))
+        message = f"SQLite {sqlite3.sqlite_version} is too old: {wanted} or later is needed"
+        raise StoreError(message)
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value
+
+
+def _set(connection: sqlite3.Connection, name: str, value: int | str) -> None:
+    connection.execute(f"PRAGMA {name} = {value}").fetchall()
+    row = connection.execute(f"PRAGMA {name}").fetchone()
+    # SQLite built without memory maps answers nothing to mmap_size.
+    if row is not None and row[0] != value:
+        message = f"SQLite keeps {name} at {row[0]!r} where {value!r} is needed"
+        raise StoreError(message)

@@ -1,0 +1,298 @@
+"""The store on disk: a SQLite database with one owner, a writing and a reading connection."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
+
+import anyio
+
+from dagrelay.errors import DagrelayError, StoreClosedError, StoreError, StoreReadOnlyError
+from dagrelay.model.records import from_us
+from dagrelay.stores.base import StoreStatistics
+from dagrelay.stores.sqlite import schema
+from dagrelay.stores.sqlite.driver import UnitConnection, driver_for_this_loop
+from dagrelay.stores.sqlite.faults import is_busy, store_error
+from dagrelay.stores.sqlite.lock import OwnerLock, is_held
+from dagrelay.stores.sqlite.reads import KnownTasks, Snapshot
+from dagrelay.stores.sqlite.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dagrelay.model.events import Event
+    from dagrelay.model.records import Run, XComEntry
+    from dagrelay.model.states import TaskState
+    from dagrelay.stores.base import Lookup, RunImage, RunQuery, StoredEntry, StoredInstance, StoredRun
+    from dagrelay.stores.operations import Operation
+    from dagrelay.stores.sqlite.driver import Driver
+
+__all__ = ("SqliteStore",)
+
+T = TypeVar("T")
+
+_WAL_BYTES: Final = 16 * 1024 * 1024
+"""Size of the write-ahead log past which it is brought into the database even when there is work to do."""
+_BUSY_TRIES: Final = 50
+_BUSY_PAUSE_S: Final = 0.1
+"""Another process that writes to the database is waited for so often, with a pause between."""
+_MODE: Final = 0o600
+
+
+class SqliteStore:
+    """Runs and values in a SQLite database, for one owner at a time and any number of readers.
+
+    Args:
+        path: The database's file; made, with mode 0600, if it is missing. `<path>.lock` beside it is the owner's.
+        synchronous: "FULL" survives a power cut; "NORMAL" survives a kill of the process, but a power cut may lose the latest
+            batches.
+        lock_timeout_s: How long `open` waits for another owner to leave.
+        read_only: Look, beside whoever owns the store. What is stored as running is shown as interrupted when nobody does.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: Literal["FULL", "NORMAL"] = "FULL",
+        lock_timeout_s: float = 0,
+        read_only: bool = False,
+    ) -> None:
+        """Take where the database is and how to open it; nothing is touched before `open`."""
+        if synchronous not in ("FULL", "NORMAL"):
+            message = f"synchronous must be 'FULL' or 'NORMAL', not {synchronous!r}"
+            raise ValueError(message)
+        # Absolute, lest a chdir change its meaning.
+        self._path = str(Path(path).absolute())
+        self._synchronous: Literal["FULL", "NORMAL"] = synchronous
+        self._lock_timeout_s = lock_timeout_s
+        self._is_read_only = read_only
+        self._factory: type[UnitConnection] = UnitConnection
+        self._lock: OwnerLock | None = None
+        self._writing: Driver | None = None
+        self._reading: Driver | None = None
+        self._writer = Writer(self._path)
+        self._tasks = KnownTasks()
+        self._batches = self._operations = self._reads = 0
+        # The log's size from which on it is brought in even though there is work; it rises while a reader is in the way.
+        self._wal_limit = _WAL_BYTES
+        self._is_checkpointed = True
+
+    @property
+    def name(self) -> str:
+        """The database's absolute path."""
+        return self._path
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether `apply` is refused."""
+        return self._is_read_only
+
+    def statistics(self) -> StoreStatistics:
+        """Return what was done since the opening."""
+        return StoreStatistics(
+            batches=self._batches, operations=self._operations, reads=self._reads, replays=self._writer.replays
+        )
+
+    # ---------------------------------------------------------------------------------------------- opening and closing
+
+    async def open(self, *, now_us: int) -> None:
+        """Open the database; see Store.open."""
+        try:
+            await self._open(now_us)
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, Exception) and not isinstance(error, DagrelayError):
+                raise store_error(self._path, error) from error
+            raise
+
+    async def _open(self, now_us: int) -> None:
+        if not self._is_read_only:
+            self._lock = OwnerLock(self._path)
+            await self._lock.acquire(timeout_s=self._lock_timeout_s, since=from_us(now_us).isoformat())
+            self._make_file()
+        elif not os.path.exists(self._path):
+            message = f"there is no store {self._path!r} to read"
+            raise StoreError(message)
+        # Only a connection that can't write leaves a file that is not ours as it is, its log included.
+        self._reading = await self._connect("ro")
+        await self._reading.run(lambda connection: schema.examine(connection, self._path))
+        if not self._is_read_only:
+            await self._reading.close()
+            self._writing = await self._connect("rw")
+            await self._writing.run(lambda connection: self._prepare(connection, now_us))
+            self._reading = await self._connect("ro")
+        await self._reading.run(schema.configure_reader)
+
+    def _make_file(self) -> None:
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+        except FileExistsError:
+            return
+        # Whatever the umask is; SQLite gives its log the mode of the database.
+        os.fchmod(fd, _MODE)
+        os.close(fd)
+
+    async def _connect(self, mode: Literal["ro", "rw"]) -> Driver:
+        driver = driver_for_this_loop(f"{Path(self._path).as_uri()}?mode={mode}", factory=self._factory)
+        await driver.open()
+        return driver
+
+    def _prepare(self, connection: sqlite3.Connection, now_us: int) -> None:
+        schema.configure_writer(connection, synchronous=self._synchronous)
+        schema.migrate(connection)
+        self._writer.take_over(connection, now_us=now_us)
+
+    async def close(self) -> None:
+        """Close the database; see Store.close."""
+        async with contextlib.AsyncExitStack() as stack:
+            # Run in reverse, each whatever became of those before it.
+            if self._lock is not None:
+                stack.callback(self._lock.release)
+            if self._writing is not None:
+                stack.push_async_callback(self._writing.close)
+            if self._reading is not None:
+                stack.push_async_callback(self._reading.close)
+            if self._writing is not None:
+                stack.push_async_callback(self._close_log, self._writing)
+            self._lock = self._writing = self._reading = None
+
+    @staticmethod
+    async def _close_log(driver: Driver) -> None:
+        # Only to leave one file behind and no log; that failing loses nothing.
+        with contextlib.suppress(sqlite3.Error):
+            await driver.run(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+
+    # ---------------------------------------------------------------------------------------------- writing
+
+    async def apply(self, batch: Sequence[Operation]) -> list[int | DagrelayError]:
+        """Apply a batch; see Store.apply."""
+        if self._is_read_only:
+            raise StoreReadOnlyError(self._path)
+        results = await self._write(lambda connection: self._writer.apply(connection, batch))
+        self._batches += 1
+        self._operations += sum(not isinstance(result, DagrelayError) for result in results)
+        self._is_checkpointed = False
+        return results
+
+    async def _write(self, unit: Callable[[sqlite3.Connection], T]) -> T:
+        driver = self._writing
+        if driver is None:
+            raise StoreClosedError(self._path)
+        tries = 0
+        while True:
+            try:
+                return await driver.run(unit)
+            except DagrelayError:
+                raise
+            except Exception as error:
+                tries += 1
+                if not is_busy(error) or tries >= _BUSY_TRIES:
+                    raise store_error(self._path, error) from error
+            await anyio.sleep(_BUSY_PAUSE_S)
+
+    async def maintain(self, *, idle: bool) -> None:
+        """Bring the write-ahead log into the database when there is time, or when it has grown long; see Store.maintain."""
+        if self._writing is None or self._is_checkpointed:
+            return
+        size = self._log_bytes()
+        if size >= self._wal_limit:
+            # Only a truncated log tells by its size how much of it is waiting.
+            is_done = await self.checkpoint("TRUNCATE")
+            self._wal_limit = _WAL_BYTES if is_done else size + _WAL_BYTES
+        elif idle:
+            await self.checkpoint("PASSIVE")
+
+    async def checkpoint(self, mode: Literal["PASSIVE", "TRUNCATE"]) -> bool:
+        """Bring the write-ahead log into the database; PASSIVE waits for nobody, TRUNCATE for readers (shortly).
+
+        Returns:
+            Whether all of it went.
+        """
+
+        def unit(connection: sqlite3.Connection) -> bool:
+            is_busy, in_log, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            return not is_busy and in_log == moved
+
+        self._is_checkpointed = await self._write(unit)
+        return self._is_checkpointed
+
+    def _log_bytes(self) -> int:
+        try:
+            return os.stat(f"{self._path}-wal").st_size
+        except OSError:
+            return 0
+
+    # ---------------------------------------------------------------------------------------------- reading
+
+    async def _read(self, question: Callable[[Snapshot], T]) -> T:
+        driver = self._reading
+        if driver is None:
+            raise StoreClosedError(self._path)
+        shows_running = not self._is_read_only or is_held(self._path)
+
+        def unit(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN")
+            try:
+                return question(Snapshot(connection, self._path, self._tasks, shows_running=shows_running))
+            finally:
+                connection.execute("ROLLBACK")
+
+        self._reads += 1
+        try:
+            return await driver.run(unit)
+        except DagrelayError:
+            raise
+        except Exception as error:
+            raise store_error(self._path, error) from error
+
+    async def find_run(self, run_id: str) -> StoredRun | None:
+        """Return the run; see Store.find_run."""
+        return await self._read(lambda snapshot: snapshot.find_run(run_id))
+
+    async def find_runs(self, query: RunQuery) -> list[Run]:
+        """Return runs; see Store.find_runs."""
+        return await self._read(lambda snapshot: snapshot.find_runs(query))
+
+    async def load_run(self, run_id: str) -> RunImage | None:
+        """Return what is needed to go on; see Store.load_run."""
+        return await self._read(lambda snapshot: snapshot.load_run(run_id))
+
+    async def instances(self, run_id: str, *, task_id: str | None = None, state: TaskState | None = None) -> list[StoredInstance]:
+        """Return task instances; see Store.instances."""
+        return await self._read(lambda snapshot: snapshot.instances(run_id, task_id=task_id, state=state))
+
+    async def lookup(self, wanted: Sequence[Lookup]) -> list[StoredEntry | None]:
+        """Return values; see Store.lookup."""
+        return await self._read(lambda snapshot: snapshot.lookup(wanted))
+
+    async def entries(
+        self,
+        run_id: str,
+        *,
+        task_ids: Sequence[str] | None = None,
+        prefix: str | None = None,
+        all_attempts: bool = False,
+        with_values: bool = False,
+    ) -> list[tuple[XComEntry, StoredEntry | None]]:
+        """Return entries; see Store.entries."""
+        return await self._read(
+            lambda snapshot: snapshot.entries(
+                run_id, task_ids=task_ids, prefix=prefix, all_attempts=all_attempts, with_values=with_values
+            )
+        )
+
+    async def stored_bytes(self, run_id: str) -> int:
+        """Return the sum of sizes; see Store.stored_bytes."""
+        return await self._read(lambda snapshot: snapshot.stored_bytes(run_id))
+
+    async def next_seq(self, run_id: str) -> int:
+        """Return the next place in the timeline; see Store.next_seq."""
+        return await self._read(lambda snapshot: snapshot.next_seq(run_id))
+
+    async def events(self, run_id: str, *, after_seq: int = 0, limit: int = 1000) -> list[Event]:
+        """Return a page of the timeline; see Store.events."""
+        return await self._read(lambda snapshot: snapshot.events(run_id, after_seq=after_seq, limit=limit))

@@ -1,0 +1,201 @@
+"""One batch as one unit of work: one transaction, and what to do when it fails."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+from dagrelay.errors import DagrelayError, StaleOwnerError, StoreError, StoreVanishedError
+from dagrelay.stores.operations import CreateRun, DeleteEntries, DeleteRun, PruneRuns, ReopenRun, SetRunState
+from dagrelay.stores.sqlite.faults import is_busy, store_error
+from dagrelay.stores.sqlite.writes import Changes, Names, carry_out, interrupt_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dagrelay.stores.operations import Operation
+
+__all__ = ("Writer",)
+
+Result: TypeAlias = int | DagrelayError
+
+_FENCE = "UPDATE owner SET last_batch = ? WHERE one = 1 AND epoch = ?"
+
+
+class _TransactionLostError(Exception):
+    """SQLite has rolled the whole transaction back by itself, so that it has to be begun again."""
+
+
+@attrs.define
+class Writer:
+    """Applies batches as the owner of one epoch; its methods are units of work of the writing connection."""
+
+    path: str
+    """The database, for error messages."""
+    replays: int = 0
+    """Batches that were applied again one by one."""
+    _names: Names = attrs.field(factory=Names)
+    _epoch: int = 0
+    # The number of the latest transaction: with it a transaction whose COMMIT failed is found, or not found, in the database.
+    _token: int = 0
+    _file: tuple[int, int] | None = None
+
+    def take_over(self, connection: sqlite3.Connection, *, now_us: int) -> None:
+        """Become the owner, and mark what ran under an earlier one as interrupted."""
+        status = os.stat(self.path)
+        self._file = (status.st_dev, status.st_ino)
+        self._token = 0
+        self._names.forget()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._epoch = 1 + connection.execute("SELECT epoch FROM owner").fetchone()[0]
+            connection.execute(
+                "UPDATE owner SET epoch = ?, last_batch = 0, pid = ?, opened_us = ?", (self._epoch, os.getpid(), now_us)
+            )
+            changes = Changes(connection, self._names, self.path)
+            interrupt_runs(changes, now_us=now_us)
+            changes.flush()
+            connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back(connection)
+            raise
+
+    def apply(self, connection: sqlite3.Connection, batch: Sequence[Operation]) -> list[Result]:
+        """Apply a batch and return a result for each operation.
+
+        Raises:
+            StaleOwnerError: another owner has taken over.
+            StoreVanishedError: the file is not the one that was opened.
+            sqlite3.Error: nothing was applied.
+        """
+        self._check_file()
+        try:
+            return self._transaction(connection, lambda: self._together(connection, batch))
+        except StaleOwnerError:
+            raise
+        except Exception as error:
+            if is_busy(error):
+                raise
+            # A failed member must not take the others with it, nor must the order change: again, one by one.
+            self.replays += 1
+            return self._one_by_one(connection, batch)
+
+    def _check_file(self) -> None:
+        try:
+            status = os.stat(self.path)
+        except OSError as error:
+            raise StoreVanishedError(self.path) from error
+        if (status.st_dev, status.st_ino) != self._file:
+            raise StoreVanishedError(self.path)
+
+    def _transaction(self, connection: sqlite3.Connection, body: Callable[[], list[Result]]) -> list[Result]:
+        self._token += 1
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.execute(_FENCE, (self._token, self._epoch)).rowcount != 1:
+                raise StaleOwnerError(self.path)
+            results = body()
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            # It may have been committed all the same. If it can't be found out, this raises: then nobody is told "done".
+            self._roll_back(connection)
+            if not self._has_committed(connection):
+                raise
+        self._names.trim()
+        return results
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        self._names.forget()
+        # After some errors SQLite has rolled back by itself; a ROLLBACK would then be an error of its own.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+    def _has_committed(self, connection: sqlite3.Connection) -> bool:
+        found = connection.execute("SELECT epoch, last_batch FROM owner").fetchone()
+        return found == (self._epoch, self._token)
+
+    def _together(self, connection: sqlite3.Connection, batch: Sequence[Operation]) -> list[Result]:
+        changes = Changes(connection, self._names, self.path)
+        results: list[Result] = []
+        for op in batch:
+            try:
+                results.append(carry_out(changes, op))
+            except StoreError:
+                raise
+            except DagrelayError as refusal:
+                results.append(refusal)
+        changes.flush()
+        return results
+
+    def _one_by_one(self, connection: sqlite3.Connection, batch: Sequence[Operation]) -> list[Result]:
+        failed: dict[int, StoreError] = {}
+        while True:
+            try:
+                return self._transaction(connection, lambda: self._separately(connection, batch, failed))
+            except _TransactionLostError:
+                continue  # Each time one more has failed, so that this comes to an end.
+
+    def _separately(
+        self, connection: sqlite3.Connection, batch: Sequence[Operation], failed: dict[int, StoreError]
+    ) -> list[Result]:
+        """Apply each operation under its own savepoint, and none of a run after one of it has failed."""
+        stopped: dict[str, StoreError] = {}
+        results: list[Result] = []
+        for index, op in enumerate(batch):
+            run_id = _run_id(op)
+            if run_id in stopped:
+                results.append(stopped[run_id])
+                continue
+            if index not in failed:
+                result = self._member(connection, op)
+                results.append(result)
+                if not isinstance(result, StoreError):
+                    continue
+                failed[index] = result
+                if not connection.in_transaction:
+                    raise _TransactionLostError
+            else:
+                results.append(failed[index])
+            if run_id is not None:
+                stopped[run_id] = failed[index]
+        return results
+
+    def _member(self, connection: sqlite3.Connection, op: Operation) -> Result:
+        try:
+            connection.execute("SAVEPOINT member")
+            changes = Changes(connection, self._names, self.path)
+            result = carry_out(changes, op)
+            changes.flush()
+            connection.execute("RELEASE member")
+        except StoreError as error:
+            return self._undo(connection, error)
+        except DagrelayError as refusal:
+            connection.execute("RELEASE member")
+            return refusal
+        except Exception as error:  # noqa: BLE001 - whatever a member raises is its own result, not the others'
+            return self._undo(connection, store_error(self.path, error))
+        return result
+
+    def _undo(self, connection: sqlite3.Connection, error: StoreError) -> StoreError:
+        self._names.forget()
+        if connection.in_transaction:
+            connection.execute("ROLLBACK TO member")
+            connection.execute("RELEASE member")
+        return error
+
+
+def _run_id(op: Operation) -> str | None:
+    match op:
+        case CreateRun() | ReopenRun() | SetRunState() | DeleteEntries() | DeleteRun():
+            return op.run_id
+        case PruneRuns():
+            return None
+        case _:
+            return op.instance.run_id

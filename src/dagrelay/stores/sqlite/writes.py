@@ -1,0 +1,437 @@
+"""What each operation changes in the database, inside a transaction that somebody else begins and ends.
+
+Operations are judged by the rules on rows read within the transaction, and refused before they change anything. The rows they
+change are held back in Changes and written many at a time, so that a start and its outcome in one batch cost one row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, assert_never
+
+from dagrelay.errors import RunIdConflictError, RunNotFoundError, RunStateError, StoreCorruptError
+from dagrelay.model.events import TaskStateChanged, XComDeleted
+from dagrelay.model.records import InstanceKey, from_us
+from dagrelay.model.states import FINISHED_RUN_STATES, RunState
+from dagrelay.stores import rules
+from dagrelay.stores.operations import (
+    OUTSIDE,
+    CreateRun,
+    DeleteEntries,
+    DeleteRun,
+    FinishAttempt,
+    MarkInstance,
+    PruneRuns,
+    PutEntries,
+    ReopenRun,
+    SetRunState,
+    StartAttempt,
+)
+from dagrelay.stores.sqlite import rows
+from dagrelay.stores.sqlite.rows import RunFields
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+
+    from dagrelay.model.events import Event
+    from dagrelay.stores.operations import Operation, StoredPlan
+    from dagrelay.stores.rules import InstanceRow, RunRow
+    from dagrelay.stores.sqlite.rows import Place
+
+__all__ = ("Changes", "Names", "carry_out", "interrupt_runs")
+
+_KNOWN_NAMES: Final = 200_000
+"""Names remembered at the most; then all are forgotten and read again as needed."""
+
+_PUT_RUN: Final = """INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_pk) DO UPDATE SET
+    dag_id = excluded.dag_id, state = excluded.state, is_pruned = excluded.is_pruned, tags = excluded.tags,
+    created_us = excluded.created_us, started_us = excluded.started_us, ended_us = excluded.ended_us,
+    start_seq = excluded.start_seq, end_seq = excluded.end_seq, plan_pk = excluded.plan_pk, crc = excluded.crc,
+    params = excluded.params"""
+_GET_INSTANCE: Final = "SELECT * FROM instance WHERE run_pk = ? AND task_pk = ? AND map_index = ?"
+_PUT_INSTANCE: Final = """INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (run_pk, task_pk, map_index) DO UPDATE SET
+    state = excluded.state, attempt = excluded.attempt, started_us = excluded.started_us, ended_us = excluded.ended_us,
+    start_seq = excluded.start_seq, seq = excluded.seq, error = excluded.error, failures = excluded.failures,
+    interruptions = excluded.interruptions, retry_us = excluded.retry_us, crc = excluded.crc"""
+# Never INSERT OR REPLACE: it deletes and inserts, which is five times dearer.
+_PUT_ENTRY: Final = """INSERT INTO xcom VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (run_pk, task_pk, map_index, key, slot) DO UPDATE SET
+    attempt = excluded.attempt, seq = excluded.seq, created_us = excluded.created_us, size = excluded.size,
+    serializer = excluded.serializer, sensitive = excluded.sensitive, published = excluded.published,
+    description = excluded.description, value_crc = excluded.value_crc, crc = excluded.crc, value = excluded.value"""
+_PUT_EVENT: Final = "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+Attempted: TypeAlias = StartAttempt | FinishAttempt | MarkInstance | PutEntries
+
+
+class Names:
+    """The surrogate keys of run ids, task ids and plans that the writer has met lately.
+
+    Invariant: each stands for a row that is stored, or was inserted by the transaction under way; a rollback forgets all.
+    """
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self.runs: dict[str, int] = {}
+        self.tasks: dict[str, int] = {}
+
+    def forget(self) -> None:
+        """Drop everything."""
+        self.runs.clear()
+        self.tasks.clear()
+
+    def trim(self) -> None:
+        """Keep within bounds."""
+        if len(self.runs) + len(self.tasks) > _KNOWN_NAMES:
+            self.forget()
+
+
+class Changes:
+    """The rows one transaction has read and changed."""
+
+    def __init__(self, connection: sqlite3.Connection, names: Names, path: str) -> None:
+        """Take the connection, what is known of names, and the database's path for error messages."""
+        self.connection = connection
+        self.path = path
+        self._names = names
+        self._cursor = connection.cursor()
+        self._instances: dict[Place, InstanceRow | None] = {}
+        self._changed: dict[Place, InstanceRow] = {}
+        self._entries: list[tuple[Any, ...]] = []
+        self._events: list[tuple[Any, ...]] = []
+
+    def flush(self) -> None:
+        """Write what was held back."""
+        if self._changed:
+            self._cursor.executemany(_PUT_INSTANCE, [rows.encode_instance(place, row) for place, row in self._changed.items()])
+            self._changed = {}
+        if self._entries:
+            self._cursor.executemany(_PUT_ENTRY, self._entries)
+            self._entries = []
+        if self._events:
+            self._cursor.executemany(_PUT_EVENT, self._events)
+            self._events = []
+
+    # ---------------------------------------------------------------------------------------------- names
+
+    def task(self, task_id: str) -> int:
+        """Return the key of a task id, interning it."""
+        known = self._names.tasks.get(task_id)
+        return self._intern(task_id) if known is None else known
+
+    def _intern(self, task_id: str) -> int:
+        found = self._cursor.execute("SELECT * FROM task WHERE task_id = ?", (task_id,)).fetchone()
+        if found is None:
+            task_pk = 1 + (self._cursor.execute("SELECT max(task_pk) FROM task").fetchone()[0] or 0)
+            self._cursor.execute("INSERT INTO task VALUES (?, ?, ?)", rows.encode_task(task_pk, task_id))
+        else:
+            task_pk, _ = rows.decode_task(self.path, found)
+        self._names.tasks[task_id] = task_pk
+        return task_pk
+
+    def task_id(self, task_pk: int) -> str:
+        """Return the task id of a key."""
+        found = self._cursor.execute("SELECT * FROM task WHERE task_pk = ?", (task_pk,)).fetchone()
+        if found is None:
+            raise StoreCorruptError(self.path, f"task {task_pk} is missing")
+        return rows.decode_task(self.path, found)[1]
+
+    def run_pk(self, run_id: str) -> int:
+        """Return the key of a run that is there and not pruned.
+
+        Raises:
+            RunNotFoundError: it is not.
+        """
+        known = self._names.runs.get(run_id)
+        if known is not None:
+            return known
+        fields = self.run(run_id)
+        if fields is None or fields.row is None or fields.row.is_pruned:
+            raise RunNotFoundError(run_id)
+        self._names.runs[run_id] = fields.run_pk
+        return fields.run_pk
+
+    def place(self, instance: InstanceKey) -> Place:
+        """Return where an instance of a run that is there stands; see `run_pk`."""
+        run_id, task_id, map_index = instance
+        return self.run_pk(run_id), self.task(task_id), rows.UNMAPPED if map_index is None else map_index
+
+    # ---------------------------------------------------------------------------------------------- rows
+
+    def run(self, run_id: str) -> RunFields | None:
+        """Return the row of a run id."""
+        found = self._cursor.execute(f"SELECT {rows.RUN_COLUMNS} FROM run WHERE run_id = ?", (run_id,)).fetchone()
+        return None if found is None else rows.decode_run(self.path, found)
+
+    def existing_run(self, run_id: str) -> tuple[RunFields, RunRow]:
+        """Return the row of a run that is there and not pruned.
+
+        Raises:
+            RunNotFoundError: it is not.
+        """
+        fields = self.run(run_id)
+        if fields is None or fields.row is None or fields.row.is_pruned:
+            raise RunNotFoundError(run_id)
+        return fields, fields.row
+
+    def put_run(self, fields: RunFields) -> None:
+        """Insert or update the row of a run."""
+        self._cursor.execute(_PUT_RUN, rows.encode_run(fields))
+
+    def new_run_pk(self) -> int:
+        """Return a key for a new row of table `run`."""
+        highest: int | None = self._cursor.execute("SELECT max(run_pk) FROM run").fetchone()[0]
+        return 1 + (highest or 0)
+
+    def instance(self, place: Place) -> InstanceRow | None:
+        """Return the row of an instance, None if it was never touched."""
+        try:
+            return self._instances[place]
+        except KeyError:
+            found = self._cursor.execute(_GET_INSTANCE, place).fetchone()
+            row = None if found is None else rows.decode_instance(self.path, found)[1]
+            self._instances[place] = row
+            return row
+
+    def put_instance(self, place: Place, row: InstanceRow) -> None:
+        """Insert or update the row of an instance."""
+        self._instances[place] = self._changed[place] = row
+
+    def put_entries(self, op: PutEntries | FinishAttempt, place: Place, slot: int) -> None:
+        """Insert or update the entries of an operation."""
+        attempt = op.attempt
+        self._entries += [rows.encode_entry(place, slot, attempt, entry) for entry in op.entries]
+
+    def log(self, run_pk: int, events: Iterable[Event]) -> None:
+        """Insert events into the log."""
+        for event in events:
+            task_pk = self.task(event.task_id) if isinstance(event, (TaskStateChanged, XComDeleted)) else None
+            self._events.append(rows.encode_event(run_pk, task_pk, event))
+
+    def plan(self, plan: StoredPlan) -> int:
+        """Return the key of a plan, storing it (and interning its task ids in their order) if it is new."""
+        found = self._cursor.execute("SELECT plan_pk FROM plan WHERE fingerprint = ?", (plan.fingerprint,)).fetchone()
+        if found is not None:
+            plan_pk: int = found[0]
+            return plan_pk
+        for task_id in plan.task_ids:
+            self.task(task_id)
+        plan_pk = 1 + (self._cursor.execute("SELECT max(plan_pk) FROM plan").fetchone()[0] or 0)
+        self._cursor.execute("INSERT INTO plan VALUES (?, ?, ?, ?, ?)", rows.encode_plan(plan_pk, plan))
+        return plan_pk
+
+    def drop_unused_plan(self, plan_pk: int | None) -> None:
+        """Delete a plan that no run refers to any more."""
+        self._cursor.execute(
+            "DELETE FROM plan WHERE plan_pk = ? AND NOT EXISTS (SELECT 1 FROM run WHERE run.plan_pk = plan.plan_pk)", (plan_pk,)
+        )
+
+    def empty(self, run_id: str, run_pk: int) -> int:
+        """Delete everything of a run but its row, and return how many entries it had."""
+        self.flush()
+        self._instances.clear()
+        self._names.runs.pop(run_id, None)
+        self._cursor.execute("DELETE FROM instance WHERE run_pk = ?", (run_pk,))
+        self._cursor.execute("DELETE FROM event WHERE run_pk = ?", (run_pk,))
+        return self._cursor.execute("DELETE FROM xcom WHERE run_pk = ?", (run_pk,)).rowcount
+
+
+def carry_out(changes: Changes, op: Operation) -> int:
+    """Carry out an operation and return its result.
+
+    Raises:
+        DagrelayError: it is refused, and nothing was changed.
+    """
+    match op:
+        case FinishAttempt():
+            return _finish(changes, op)
+        case PutEntries():
+            return _put(changes, op)
+        case StartAttempt():
+            place = changes.place(op.instance)
+            changes.put_instance(place, rules.started(changes.instance(place), op))
+        case MarkInstance():
+            place = changes.place(op.instance)
+            changes.put_instance(place, rules.marked(changes.instance(place), op))
+        case CreateRun():
+            _create(changes, op)
+        case SetRunState():
+            fields, row = changes.existing_run(op.run_id)
+            changes.put_run(fields._replace(row=rules.ended_run(row, op)))
+        case ReopenRun():
+            _reopen(changes, op)
+        case DeleteEntries():
+            return _delete_entries(changes, op)
+        case DeleteRun():
+            return _delete_run(changes, op.run_id)
+        case PruneRuns():
+            return _prune(changes, op)
+        case _:
+            assert_never(op)
+    return 1
+
+
+# -------------------------------------------------------------------------------------------------- attempts
+
+
+def _finish(changes: Changes, op: FinishAttempt) -> int:
+    place = changes.place(op.instance)
+    row, history = rules.finished(changes.instance(place), op)
+    changes.put_instance(place, row)
+    if op.entries:
+        changes.put_entries(op, place, op.attempt)
+    if history:
+        changes.log(place[0], history)
+    return 1
+
+
+def _put(changes: Changes, op: PutEntries) -> int:
+    place = _place_of_push(changes, op)
+    rules.check_put(changes.instance(place), op)
+    changes.put_entries(op, place, op.slot)
+    return 1
+
+
+def _place_of_push(changes: Changes, op: PutEntries) -> Place:
+    try:
+        return changes.place(op.instance)
+    except RunNotFoundError:
+        if op.slot != OUTSIDE:
+            raise
+    run_id, task_id, map_index = op.instance
+    fields = changes.run(run_id)
+    if fields is None:
+        fields = RunFields(changes.new_run_pk(), run_id, None, None)
+        changes.put_run(fields)
+    elif fields.row is not None:
+        raise RunStateError(run_id, "pruned", "nothing can be pushed to it")
+    return fields.run_pk, changes.task(task_id), rows.UNMAPPED if map_index is None else map_index
+
+
+def _delete_entries(changes: Changes, op: DeleteEntries) -> int:
+    instance = InstanceKey(op.run_id, op.task_id, op.map_index)
+    if op.attempt is not None:
+        rules.check_writer(instance, changes.instance(changes.place(instance)), op.attempt)
+    fields = changes.run(op.run_id)
+    if fields is None:
+        return 0
+    changes.flush()
+    task_pk = changes.task(op.task_id)
+    condition = "run_pk = ? AND task_pk = ?"
+    values: list[int | str] = [fields.run_pk, task_pk]
+    if op.slots is not None:
+        marks = ", ".join("?" * len(op.slots))
+        condition += f" AND map_index = ? AND slot IN ({marks})"
+        values += [rows.UNMAPPED if op.map_index is None else op.map_index, *op.slots]
+    if op.key is not None:
+        condition += " AND key = ?"
+        values.append(op.key)
+    count = changes.connection.execute(f"DELETE FROM xcom WHERE {condition}", values).rowcount
+    if count:
+        event = XComDeleted(
+            run_id=op.run_id,
+            seq=op.seq,
+            time=from_us(op.at_us),
+            task_id=op.task_id,
+            map_index=None if op.slots is None else op.map_index,
+            key=op.key,
+            count=count,
+        )
+        changes.log(fields.run_pk, (event,))
+    return count
+
+
+# -------------------------------------------------------------------------------------------------- runs
+
+
+def _create(changes: Changes, op: CreateRun) -> None:
+    fields = changes.run(op.run_id)
+    if fields is not None and fields.row is not None:
+        what = "belongs to a run that was deleted" if fields.row.is_pruned else f"is that of a run of DAG {fields.row.dag_id!r}"
+        raise RunIdConflictError(op.run_id, what)
+    run_pk = changes.new_run_pk() if fields is None else fields.run_pk
+    changes.put_run(RunFields(run_pk, op.run_id, changes.plan(op.plan), rules.created_run(op)))
+
+
+def _reopen(changes: Changes, op: ReopenRun) -> None:
+    fields, row = changes.existing_run(op.run_id)
+    new = rules.reopened_run(row, op)
+    cleared: list[tuple[Place, InstanceRow | None, tuple[Event, ...]]] = []
+    for seq, instance in enumerate(op.clear, op.seq + 1):
+        place = changes.place(instance)
+        cleared.append((place, *rules.cleared(instance, changes.instance(place), at_us=op.at_us, seq=seq)))
+    changes.log(fields.run_pk, rules.run_events(row))
+    for place, instance_row, history in cleared:
+        if instance_row is not None:
+            changes.put_instance(place, instance_row)
+        changes.log(fields.run_pk, history)
+    plan_pk = fields.plan_pk if op.plan is None else changes.plan(op.plan)
+    changes.put_run(fields._replace(plan_pk=plan_pk, row=new))
+    if plan_pk != fields.plan_pk:
+        changes.drop_unused_plan(fields.plan_pk)
+
+
+def _delete_run(changes: Changes, run_id: str) -> int:
+    fields = changes.run(run_id)
+    if fields is None or (fields.row is not None and fields.row.is_pruned):
+        return 0
+    if fields.row is None:
+        count = changes.empty(run_id, fields.run_pk)
+        changes.connection.execute("DELETE FROM run WHERE run_pk = ?", (fields.run_pk,))
+        return 1 if count else 0
+    rules.check_deletable(fields.row)
+    changes.empty(run_id, fields.run_pk)
+    changes.put_run(fields._replace(plan_pk=None, row=rules.buried_run(fields.row)))
+    changes.drop_unused_plan(fields.plan_pk)
+    return 1
+
+
+def _prune(changes: Changes, op: PruneRuns) -> int:
+    codes = [rows.RUN_STATE_CODES[state] for state in sorted(FINISHED_RUN_STATES)]
+    found = changes.connection.execute(
+        "SELECT run_id FROM run WHERE dag_id = ? AND is_pruned = 0 AND state IN (?, ?, ?)"
+        " ORDER BY created_us DESC, run_pk DESC LIMIT -1 OFFSET ?",
+        (op.dag_id, *codes, op.keep),
+    ).fetchall()
+    return sum(_delete_run(changes, run_id) for (run_id,) in found)
+
+
+def interrupt_runs(changes: Changes, *, now_us: int) -> None:
+    """Mark what ran under an earlier owner as interrupted."""
+    running = (rows.RUN_STATE_CODES[RunState.RUNNING],)
+    found = changes.connection.execute(f"SELECT {rows.RUN_COLUMNS} FROM run WHERE state = ?", running).fetchall()
+    for run in found:
+        fields = rows.decode_run(changes.path, run)
+        if fields.row is not None:
+            _interrupt_run(changes, fields, fields.row, now_us)
+
+
+def _interrupt_run(changes: Changes, fields: RunFields, row: RunRow, now_us: int) -> None:
+    seq = next_seq(changes.connection, fields.run_pk)
+    live = [rows.TASK_STATE_CODES[state] for state in sorted(rules.LIVE_TASK_STATES)]
+    found = changes.connection.execute(
+        "SELECT * FROM instance WHERE run_pk = ? AND state IN (?, ?, ?)", (fields.run_pk, *live)
+    ).fetchall()
+    for instance in found:
+        place, old = rows.decode_instance(changes.path, instance)
+        key = rows.instance_key(row.run_id, changes.task_id(place[1]), place)
+        new, history = rules.interrupted(key, old, now_us=now_us, seq=seq)
+        changes.put_instance(place, new)
+        changes.log(fields.run_pk, history)
+        seq += 1
+    changes.put_run(fields._replace(row=rules.interrupted_run(row, now_us=now_us, seq=seq)))
+
+
+def next_seq(connection: sqlite3.Connection, run_pk: int) -> int:
+    """Return one above the highest place taken in a run's timeline."""
+    # The parts are asked one by one, as max() of several is NULL if any of them is.
+    highest = 0
+    for question in (
+        "SELECT max(start_seq), max(end_seq) FROM run WHERE run_pk = ?",
+        "SELECT max(start_seq), max(seq) FROM instance WHERE run_pk = ?",
+        "SELECT max(seq), NULL FROM xcom WHERE run_pk = ?",
+        "SELECT max(seq), NULL FROM event WHERE run_pk = ?",
+    ):
+        highest = max(highest, *(seq or 0 for seq in connection.execute(question, (run_pk,)).fetchone()))
+    return highest + 1
