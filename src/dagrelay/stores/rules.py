@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from dagrelay.errors import InvalidTransitionError, RunStateError, StaleAttemptError, XComConflictError
-from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComPushed
+from dagrelay.errors import InvalidTransitionError, RunIdConflictError, RunStateError, StaleAttemptError, XComConflictError
+from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComDeleted, XComPushed
 from dagrelay.model.records import Run, XComEntry, from_us
 from dagrelay.model.states import ENDED_TASK_STATES, RunState, TaskState, check_run_transition
 from dagrelay.stores.base import StoredEntry, StoredInstance, StoredRun
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from dagrelay.model.records import ErrorRecord, InstanceKey
     from dagrelay.stores.operations import (
         CreateRun,
+        DeleteEntries,
         FinishAttempt,
         MarkInstance,
+        NewEntry,
         PutEntries,
         ReopenRun,
         SetRunState,
@@ -42,10 +44,13 @@ __all__ = (
     "check_put",
     "check_writer",
     "cleared",
+    "conflict",
     "created_run",
+    "deletion_event",
     "derived_events",
     "ended_run",
     "entry_record",
+    "entry_row",
     "finished",
     "found",
     "interrupted",
@@ -143,6 +148,12 @@ def created_run(op: CreateRun) -> RunRow:
         start_seq=op.seq,
         end_seq=None,
     )
+
+
+def conflict(row: RunRow) -> RunIdConflictError:
+    """Return the error for a new run whose id is taken."""
+    what = "belonged to a run that was deleted" if row.is_pruned else f"is that of a run of DAG {row.dag_id!r}"
+    return RunIdConflictError(row.run_id, what)
 
 
 def reopened_run(row: RunRow, op: ReopenRun) -> RunRow:
@@ -406,6 +417,35 @@ def picked(row: InstanceRow | None, entries: Iterable[EntryRow]) -> list[EntryRo
     """Return the one entry every reader sees among those of one instance and key, or nothing."""
     by_slot = {entry.slot: entry for entry in entries if is_visible(row, entry)}
     return [by_slot[slot] for slot in visible_slots(row) if slot in by_slot][:1]
+
+
+def entry_row(new: NewEntry, *, slot: int, attempt: int) -> EntryRow:
+    """Return the row of an entry on its way to the store."""
+    return EntryRow(
+        key=new.key,
+        slot=slot,
+        attempt=attempt,
+        seq=new.seq,
+        created_us=new.created_us,
+        size=len(new.value),
+        serializer=new.serializer,
+        sensitive=new.sensitive,
+        published=new.published,
+        description=new.description,
+    )
+
+
+def deletion_event(op: DeleteEntries, count: int) -> XComDeleted:
+    """Return the event to log for entries that were deleted."""
+    return XComDeleted(
+        run_id=op.run_id,
+        seq=op.seq,
+        time=from_us(op.at_us),
+        task_id=op.task_id,
+        map_index=None if op.slots is None else op.map_index,
+        key=op.key,
+        count=count,
+    )
 
 
 def push_event(instance: InstanceKey, entry: EntryRow) -> XComPushed:

@@ -1,8 +1,8 @@
 """How a unit of work reaches a SQLite connection and its thread: one synchronous function, one job.
 
-Never a transaction of several awaits: a cancelled `await commit()` commits all the same, a cancelled BEGIN leaves a transaction
-open. On asyncio the connection and its thread are aiosqlite's; on trio, where aiosqlite can't run, they are the standard library's
-and anyio's.
+Never a transaction of several awaits: a cancelled `await commit()` commits all the same, a cancelled BEGIN leaves a
+transaction open. On asyncio the connection and its thread are aiosqlite's; on trio, where aiosqlite can't run, they are the
+standard library's and anyio's.
 """
 
 from __future__ import annotations
@@ -109,7 +109,11 @@ class AiosqliteDriver:
 
     async def open(self) -> None:
         """Connect; see Driver."""
-        await _to_its_end(self._connect())
+        try:
+            await _to_its_end(self._connect())
+        except BaseException:
+            await self.close()
+            raise
 
     async def _connect(self) -> None:
         self._database = await aiosqlite.connect(self._uri, isolation_level=None, uri=True, factory=self._factory)
@@ -165,7 +169,7 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
 
 
 class ThreadDriver:
-    """A connection of the standard library in anyio's threads, one unit at a time; for trio, whose cancellation respects shields."""
+    """A connection of the standard library in anyio's threads, one unit at a time; for trio, where each cancel heeds a shield."""
 
     def __init__(self, uri: str, *, factory: type[UnitConnection] = UnitConnection) -> None:
         """Take the database's URI and the class of its connection."""

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -67,7 +68,7 @@ class OwnerLock:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Somebody may have removed the file between opening and locking it; then the name stands for another one.
-            is_ours = os.path.samestat(os.fstat(fd), os.stat(self._path))
+            is_ours = os.path.samestat(os.fstat(fd), Path(self._path).stat())
         except OSError:
             is_ours = False
         if is_ours:

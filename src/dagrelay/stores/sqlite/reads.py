@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from itertools import groupby, islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dagrelay.errors import StoreCorruptError
 from dagrelay.model.events import TaskStateChanged
-from dagrelay.model.states import ENDED_TASK_STATES, RunState, TaskState
+from dagrelay.model.states import RunState, TaskState
 from dagrelay.stores import rules
 from dagrelay.stores.base import RunImage
 from dagrelay.stores.sqlite import rows
@@ -29,28 +29,35 @@ __all__ = ("KnownTasks", "Snapshot")
 _KNOWN_TASKS: Final = 100_000
 """Task ids remembered at the most; then all are forgotten and read again as needed."""
 
-_RUN: Final = f"SELECT {rows.RUN_COLUMNS} FROM run"
 _INSTANCE: Final = "SELECT * FROM instance WHERE run_pk = ? AND task_pk = ? AND map_index = ?"
-_META: Final = f"SELECT {rows.ENTRY_COLUMNS} FROM xcom WHERE run_pk = ?"
 _ENTRY: Final = "SELECT * FROM xcom WHERE run_pk = ? AND task_pk = ? AND map_index = ? AND key = ? AND slot = ?"
-_ENDED: Final = ", ".join(str(rows.TASK_STATE_CODES[state]) for state in sorted(ENDED_TASK_STATES))
 
 _OF_RUN: Final = 0
 _OF_INSTANCE: Final = 1
 _OF_ENTRY: Final = 2
 _OF_LOG: Final = 3
-_TIMELINE: Final = f"""
-    SELECT start_seq AS seq, {_OF_RUN} AS source, 0 AS task_pk, 0 AS map_index, '' AS key, 0 AS slot
+_TIMELINE: Final = """
+    SELECT start_seq AS seq, 0 AS source, 0 AS task_pk, 0 AS map_index, '' AS key, 0 AS slot
         FROM run WHERE run_pk = :run_pk AND start_seq > :after
-    UNION ALL SELECT end_seq, {_OF_RUN}, 0, 0, '', 0 FROM run WHERE run_pk = :run_pk AND end_seq > :after
-    UNION ALL SELECT start_seq, {_OF_INSTANCE}, task_pk, map_index, '', 0
-        FROM instance WHERE run_pk = :run_pk AND start_seq > :after
-    UNION ALL SELECT seq, {_OF_INSTANCE}, task_pk, map_index, '', 0
-        FROM instance WHERE run_pk = :run_pk AND seq > :after AND state IN ({_ENDED})
-    UNION ALL SELECT seq, {_OF_ENTRY}, task_pk, map_index, key, slot FROM xcom WHERE run_pk = :run_pk AND seq > :after
-    UNION ALL SELECT seq, {_OF_LOG}, 0, 0, '', 0 FROM event WHERE run_pk = :run_pk AND seq > :after
+    UNION ALL SELECT end_seq, 0, 0, 0, '', 0 FROM run WHERE run_pk = :run_pk AND end_seq > :after
+    UNION ALL SELECT start_seq, 1, task_pk, map_index, '', 0 FROM instance WHERE run_pk = :run_pk AND start_seq > :after
+    UNION ALL SELECT seq, 1, task_pk, map_index, '', 0
+        FROM instance WHERE run_pk = :run_pk AND seq > :after AND state IN (5, 6, 7, 8, 9)
+    UNION ALL SELECT seq, 2, task_pk, map_index, key, slot FROM xcom WHERE run_pk = :run_pk AND seq > :after
+    UNION ALL SELECT seq, 3, 0, 0, '', 0 FROM event WHERE run_pk = :run_pk AND seq > :after
     ORDER BY seq LIMIT :limit"""
-"""Where the events of a run are to be found, in their order."""
+"""Where the events of a run are to be found, in their order; the states are the ended ones (`rows.TASK_STATE_CODES`)."""
+
+
+class _Where(NamedTuple):
+    """Where one event is to be found."""
+
+    seq: int
+    source: int
+    task_pk: int
+    map_index: int
+    key: str
+    slot: int
 
 
 class KnownTasks:
@@ -73,13 +80,12 @@ class KnownTasks:
 class Snapshot:
     """The database at one moment; lives within one unit of work of the reading connection."""
 
-    def __init__(self, connection: sqlite3.Connection, path: str, tasks: KnownTasks, *, shows_running: bool = True) -> None:
-        """Take the connection and the database's path for error messages.
+    def __init__(self, cursor: sqlite3.Cursor, path: str, tasks: KnownTasks, *, shows_running: bool = True) -> None:
+        """Take a cursor and the database's path for error messages.
 
         Without `shows_running` nobody owns the store: what is stored as running is shown as interrupted.
         """
-        self._connection = connection
-        self._cursor = connection.cursor()
+        self._cursor = cursor
         self._path = path
         self._tasks = tasks
         self._shows_running = shows_running
@@ -95,20 +101,21 @@ class Snapshot:
 
     def find_runs(self, query: RunQuery) -> list[Run]:
         """Answer Store.find_runs."""
-        conditions = ["dag_id IS NOT NULL", "is_pruned = 0"]
+        question = rows.SELECT_RUN + "dag_id IS NOT NULL AND is_pruned = 0"
         values: list[Any] = []
         for condition, value in (
-            ("dag_id = ?", query.dag_id),
-            ("created_us >= ?", query.since_us),
-            ("created_us < ?", query.until_us),
+            (" AND dag_id = ?", query.dag_id),
+            (" AND created_us >= ?", query.since_us),
+            (" AND created_us < ?", query.until_us),
         ):
             if value is not None:
-                conditions.append(condition)
+                question += condition
                 values.append(value)
         if query.state is not None:
-            codes = ", ".join(str(rows.RUN_STATE_CODES[state]) for state in self._shown_as(query.state))
-            conditions.append(f"state IN ({codes})")
-        found = self._cursor.execute(f"{_RUN} WHERE {' AND '.join(conditions)} ORDER BY created_us DESC, run_pk DESC", values)
+            codes = [rows.RUN_STATE_CODES[state] for state in self._shown_as(query.state)]
+            question += f" AND state IN ({', '.join('?' * len(codes))})"
+            values += codes
+        found = self._cursor.execute(question + " ORDER BY created_us DESC, run_pk DESC", values)
         runs = self._having_tags(found, query.tags)
         stop = None if query.limit is None else query.offset + query.limit
         return list(islice(runs, query.offset, stop))
@@ -137,7 +144,7 @@ class Snapshot:
             plan=self._plan(fields.plan_pk),
             instances=tuple(rules.stored_instance(self._key(run_id, place), row) for place, row in touched.items()),
             highest_attempts=self._highest_attempts(run_id, fields.run_pk, touched),
-            next_seq=next_seq(self._connection, fields.run_pk),
+            next_seq=next_seq(self._cursor, fields.run_pk),
             stored_bytes=self.stored_bytes(run_id),
         )
 
@@ -161,7 +168,7 @@ class Snapshot:
     def next_seq(self, run_id: str) -> int:
         """Answer Store.next_seq."""
         fields = self._run(run_id)
-        return 1 if fields is None else next_seq(self._connection, fields.run_pk)
+        return 1 if fields is None else next_seq(self._cursor, fields.run_pk)
 
     # ---------------------------------------------------------------------------------------------- instances
 
@@ -233,10 +240,12 @@ class Snapshot:
         order = " ORDER BY task_pk, map_index, key, slot"
         found: list[tuple[Any, ...]] = []
         if task_ids is None:
-            found = self._cursor.execute(_META + conditions + order, (run_pk, *values)).fetchall()
+            found = self._cursor.execute(rows.SELECT_ENTRY + conditions + order, (run_pk, *values)).fetchall()
         else:
             for task_pk in map(self._task_pk, dict.fromkeys(task_ids)):
-                found += self._cursor.execute(f"{_META} AND task_pk = ?{conditions}{order}", (run_pk, task_pk, *values))
+                found += self._cursor.execute(
+                    rows.SELECT_ENTRY + " AND task_pk = ?" + conditions + order, (run_pk, task_pk, *values)
+                )
         return [rows.decode_entry(self._path, meta) for meta in found]
 
     def _valued(self, place: Place, entry: EntryRow) -> StoredEntry:
@@ -268,30 +277,27 @@ class Snapshot:
             return []
         values = {"run_pk": fields.run_pk, "after": after_seq, "limit": limit}
         found = self._cursor.execute(_TIMELINE, values).fetchall()
-        return [self._event(run_id, fields, *where) for where in found]
+        return [self._event(run_id, fields, _Where(*where)) for where in found]
 
-    def _event(
-        self, run_id: str, fields: RunFields, seq: int, source: int, task_pk: int, map_index: int, key: str, slot: int
-    ) -> Event:
-        place = (fields.run_pk, task_pk, map_index)
+    def _event(self, run_id: str, fields: RunFields, where: _Where) -> Event:
+        place = (fields.run_pk, where.task_pk, where.map_index)
         events: tuple[Event, ...] = ()
-        if source == _OF_LOG:
-            found = self._cursor.execute("SELECT * FROM event WHERE run_pk = ? AND seq = ?", (fields.run_pk, seq)).fetchone()
-            return self._logged(run_id, found)
-        if source == _OF_RUN and fields.row is not None:
+        if where.source == _OF_RUN and fields.row is not None:
             events = rules.run_events(fields.row)
-        elif source == _OF_INSTANCE:
+        elif where.source == _OF_INSTANCE:
             row = self._stored_instance(place)
             events = () if row is None else rules.derived_events(self._key(run_id, place), row)
-        elif source == _OF_ENTRY:
-            found = self._cursor.execute(
-                f"{_META} AND task_pk = ? AND map_index = ? AND key = ? AND slot = ?", (*place, key, slot)
-            )
-            events = (rules.push_event(self._key(run_id, place), rows.decode_entry(self._path, found.fetchone())[1]),)
+        elif where.source == _OF_ENTRY:
+            question = rows.SELECT_ENTRY + " AND task_pk = ? AND map_index = ? AND key = ? AND slot = ?"
+            found = self._cursor.execute(question, (*place, where.key, where.slot)).fetchone()
+            events = (rules.push_event(self._key(run_id, place), rows.decode_entry(self._path, found)[1]),)
+        elif where.source == _OF_LOG:
+            found = self._cursor.execute("SELECT * FROM event WHERE run_pk = ? AND seq = ?", (fields.run_pk, where.seq))
+            events = (self._logged(run_id, found.fetchone()),)
         for event in events:
-            if event.seq == seq:
+            if event.seq == where.seq:
                 return event
-        raise StoreCorruptError(self._path, f"event {seq} of run {run_id!r} can't be told from its row")
+        raise StoreCorruptError(self._path, f"event {where.seq} of run {run_id!r} can't be told from its row")
 
     def _logged(self, run_id: str, found: tuple[Any, ...]) -> Event:
         task_pk = found[4]
@@ -301,7 +307,7 @@ class Snapshot:
 
     def _run(self, run_id: str) -> RunFields | None:
         if run_id not in self._runs:
-            found = self._cursor.execute(f"{_RUN} WHERE run_id = ?", (run_id,)).fetchone()
+            found = self._cursor.execute(rows.SELECT_RUN + "run_id = ?", (run_id,)).fetchone()
             self._runs[run_id] = None if found is None else self._shown(rows.decode_run(self._path, found))
         return self._runs[run_id]
 
@@ -334,10 +340,11 @@ class Snapshot:
         return row._replace(state=TaskState.INTERRUPTED)
 
     def _instance_rows(self, run_pk: int, task_pk: int | None = None) -> dict[Place, InstanceRow]:
-        condition, values = ("", ()) if task_pk is None else (" AND task_pk = ?", (task_pk,))
-        found = self._cursor.execute(
-            f"SELECT * FROM instance WHERE run_pk = ?{condition} ORDER BY task_pk, map_index", (run_pk, *values)
-        ).fetchall()
+        question, values = "SELECT * FROM instance WHERE run_pk = ?", [run_pk]
+        if task_pk is not None:
+            question += " AND task_pk = ?"
+            values.append(task_pk)
+        found = self._cursor.execute(question + " ORDER BY task_pk, map_index", values).fetchall()
         decoded = (rows.decode_instance(self._path, each) for each in found)
         return {place: self._shown_instance(row) for place, row in decoded}
 

@@ -6,20 +6,27 @@ A checksum covers the whole row, its keys included, so that a row found in anoth
 from __future__ import annotations
 
 import json
-from typing import Any, Final, NamedTuple, TypeAlias
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeAlias, TypeVar
 from zlib import crc32
 
 from dagrelay.errors import StoreCorruptError
-from dagrelay.model.events import Event, RunFinished, RunStarted, TaskStateChanged, XComDeleted, XComPushed
+from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComDeleted, XComPushed
 from dagrelay.model.records import ErrorRecord, InstanceKey, from_us, to_us
 from dagrelay.model.states import RunState, TaskState
-from dagrelay.stores.operations import NewEntry, StoredPlan
+from dagrelay.stores.operations import StoredPlan
 from dagrelay.stores.rules import EntryRow, InstanceRow, RunRow
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dagrelay.model.events import Event
+    from dagrelay.stores.operations import NewEntry
+
 __all__ = (
-    "ENTRY_COLUMNS",
-    "RUN_COLUMNS",
     "RUN_STATE_CODES",
+    "SELECT_ENTRY",
+    "SELECT_RUN",
     "TASK_STATE_CODES",
     "UNMAPPED",
     "Place",
@@ -39,6 +46,9 @@ __all__ = (
     "encode_task",
     "instance_key",
 )
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Place: TypeAlias = tuple[int, int, int]
 """run_pk, task_pk, map_index: what names an instance in the database."""
@@ -69,15 +79,14 @@ RUN_STATE_CODES: Final = {
 }
 """Never renumber: they stand in databases."""
 
-RUN_COLUMNS: Final = (
-    "run_pk, run_id, dag_id, state, is_pruned, tags, created_us, started_us, ended_us, start_seq, end_seq, plan_pk, crc, params"
-)
-"""The columns `decode_run` takes."""
-ENTRY_COLUMNS: Final = (
-    "run_pk, task_pk, map_index, key, slot, attempt, seq, created_us, size, serializer, sensitive, published, description,"
-    " value_crc, crc"
-)
-"""The columns `decode_entry` takes: all but the value."""
+SELECT_RUN: Final = """SELECT
+    run_pk, run_id, dag_id, state, is_pruned, tags, created_us, started_us, ended_us, start_seq, end_seq, plan_pk, crc, params
+    FROM run WHERE """
+"""The beginning of a question that `decode_run` understands the answer to."""
+SELECT_ENTRY: Final = """SELECT
+    run_pk, task_pk, map_index, key, slot, attempt, seq, created_us, size, serializer, sensitive, published, description,
+    value_crc, crc FROM xcom WHERE run_pk = ?"""
+"""The beginning of a question that `decode_entry` understands the answer to; it leaves out the values."""
 
 _TASK_STATES: Final = {code: state for state, code in TASK_STATE_CODES.items()}
 _RUN_STATES: Final = {code: state for state, code in RUN_STATE_CODES.items()}
@@ -91,6 +100,19 @@ _XCOM_DELETED: Final = 4
 def _checksum(fields: tuple[Any, ...]) -> int:
     """Return the checksum of a row's fields, which must be as SQLite gives them back: int, str or None."""
     return crc32(repr(fields).encode("ascii", "backslashreplace"))
+
+
+def _understood(decode: Callable[P, T]) -> Callable[P, T]:
+    """Make a row that nobody can have written, though its checksum may be right, raise StoreCorruptError; `path` comes first."""
+
+    @wraps(decode)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return decode(*args, **kwargs)
+        except (LookupError, ValueError, TypeError, OverflowError) as error:
+            raise StoreCorruptError(str(args[0]), f"a row can't be understood: {error!r}") from error
+
+    return guarded
 
 
 def _verify(path: str, table: str, fields: tuple[Any, ...], crc: int) -> None:
@@ -125,6 +147,7 @@ def encode_plan(plan_pk: int, plan: StoredPlan) -> tuple[Any, ...]:
     return plan_pk, plan.fingerprint, task_ids, crc, plan.body
 
 
+@_understood
 def decode_plan(path: str, found: tuple[Any, ...]) -> StoredPlan:
     """Return the plan in the row SQLite gave.
 
@@ -173,6 +196,7 @@ def encode_run(fields: RunFields) -> tuple[Any, ...]:
     return (*head, _checksum((*head, crc32(params))), params)
 
 
+@_understood
 def decode_run(path: str, found: tuple[Any, ...]) -> RunFields:
     """Return the row SQLite gave.
 
@@ -222,6 +246,7 @@ def encode_instance(place: Place, row: InstanceRow) -> tuple[Any, ...]:
     return (*fields, _checksum(fields))
 
 
+@_understood
 def decode_instance(path: str, found: tuple[Any, ...]) -> tuple[Place, InstanceRow]:
     """Return the row SQLite gave.
 
@@ -277,6 +302,7 @@ def encode_entry(place: Place, slot: int, attempt: int, entry: NewEntry) -> tupl
     return (*fields, _checksum(fields), value)
 
 
+@_understood
 def decode_entry(path: str, found: tuple[Any, ...]) -> tuple[Place, EntryRow]:
     """Return the row SQLite gave, up to and without its value.
 
@@ -325,6 +351,7 @@ def encode_event(run_pk: int, task_pk: int | None, event: Event) -> tuple[Any, .
     return (*fields, _checksum(fields))
 
 
+@_understood
 def decode_event(path: str, run_id: str, task_id: str | None, found: tuple[Any, ...]) -> Event:
     """Return the logged event SQLite gave.
 

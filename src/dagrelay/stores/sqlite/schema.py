@@ -1,9 +1,9 @@
 """What the database looks like: tables, settings, and the numbered migrations that lead there.
 
-Integer surrogate keys throughout. Task ids are interned in topological order, so that the rows of a run lie in the order in which
-they are written. XComs stand in a rowid table with the value last: WITHOUT ROWID would put the values into the interior of the tree,
-which makes writes 2-3 times dearer, and a column after the value is reached only by reading it. Each row carries a checksum over
-all its fields, since SQLite has none.
+Integer surrogate keys throughout. Task ids are interned in topological order, so that the rows of a run lie in the order in
+which they are written. XComs stand in a rowid table with the value last: WITHOUT ROWID would put the values into the interior of
+the tree, which makes writes 2-3 times dearer, and a column after the value is reached only by reading it. Each row carries a
+checksum over all its fields, since SQLite has none.
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import anyio
 
-from dagrelay.errors import DagrelayError, StoreClosedError, StoreError, StoreReadOnlyError
+from dagrelay.errors import DagrelayError, StoreClosedError, StoreError, StoreLockedError, StoreReadOnlyError
 from dagrelay.model.records import from_us
 from dagrelay.stores.base import StoreStatistics
 from dagrelay.stores.sqlite import schema
@@ -66,11 +67,13 @@ class SqliteStore:
             message = f"synchronous must be 'FULL' or 'NORMAL', not {synchronous!r}"
             raise ValueError(message)
         # Absolute, lest a chdir change its meaning.
-        self._path = str(Path(path).absolute())
+        self._file = Path(path).absolute()
+        self._path = str(self._file)
         self._synchronous: Literal["FULL", "NORMAL"] = synchronous
         self._lock_timeout_s = lock_timeout_s
         self._is_read_only = read_only
         self._factory: type[UnitConnection] = UnitConnection
+        self._open_since: str | None = None
         self._lock: OwnerLock | None = None
         self._writing: Driver | None = None
         self._reading: Driver | None = None
@@ -101,20 +104,26 @@ class SqliteStore:
 
     async def open(self, *, now_us: int) -> None:
         """Open the database; see Store.open."""
+        if self._open_since is not None:
+            raise StoreLockedError(self._path, pid=os.getpid(), host=socket.gethostname(), since=self._open_since)
+        self._open_since = from_us(now_us).isoformat()
+        self._writer = Writer(self._path)
+        self._tasks = KnownTasks()
+        self._batches = self._operations = self._reads = 0
         try:
-            await self._open(now_us)
+            await self._open(now_us, self._open_since)
         except BaseException as error:
             await self.close()
             if isinstance(error, Exception) and not isinstance(error, DagrelayError):
                 raise store_error(self._path, error) from error
             raise
 
-    async def _open(self, now_us: int) -> None:
+    async def _open(self, now_us: int, since: str) -> None:
         if not self._is_read_only:
             self._lock = OwnerLock(self._path)
-            await self._lock.acquire(timeout_s=self._lock_timeout_s, since=from_us(now_us).isoformat())
+            await self._lock.acquire(timeout_s=self._lock_timeout_s, since=since)
             self._make_file()
-        elif not os.path.exists(self._path):
+        elif not self._file.exists():
             message = f"there is no store {self._path!r} to read"
             raise StoreError(message)
         # Only a connection that can't write leaves a file that is not ours as it is, its log included.
@@ -137,7 +146,7 @@ class SqliteStore:
         os.close(fd)
 
     async def _connect(self, mode: Literal["ro", "rw"]) -> Driver:
-        driver = driver_for_this_loop(f"{Path(self._path).as_uri()}?mode={mode}", factory=self._factory)
+        driver = driver_for_this_loop(f"{self._file.as_uri()}?mode={mode}", factory=self._factory)
         await driver.open()
         return driver
 
@@ -158,7 +167,7 @@ class SqliteStore:
                 stack.push_async_callback(self._reading.close)
             if self._writing is not None:
                 stack.push_async_callback(self._close_log, self._writing)
-            self._lock = self._writing = self._reading = None
+            self._lock = self._writing = self._reading = self._open_since = None
 
     @staticmethod
     async def _close_log(driver: Driver) -> None:
@@ -222,7 +231,7 @@ class SqliteStore:
 
     def _log_bytes(self) -> int:
         try:
-            return os.stat(f"{self._path}-wal").st_size
+            return Path(f"{self._path}-wal").stat().st_size
         except OSError:
             return 0
 
@@ -237,7 +246,9 @@ class SqliteStore:
         def unit(connection: sqlite3.Connection) -> T:
             connection.execute("BEGIN")
             try:
-                return question(Snapshot(connection, self._path, self._tasks, shows_running=shows_running))
+                # Closed, since an exception's traceback may keep it, and an open statement its connection beyond its close.
+                with contextlib.closing(connection.cursor()) as cursor:
+                    return question(Snapshot(cursor, self._path, self._tasks, shows_running=shows_running))
             finally:
                 connection.execute("ROLLBACK")
 

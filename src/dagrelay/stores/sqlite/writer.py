@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
@@ -14,7 +16,7 @@ from dagrelay.stores.sqlite.faults import is_busy, store_error
 from dagrelay.stores.sqlite.writes import Changes, Names, carry_out, interrupt_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from dagrelay.stores.operations import Operation
 
@@ -45,7 +47,7 @@ class Writer:
 
     def take_over(self, connection: sqlite3.Connection, *, now_us: int) -> None:
         """Become the owner, and mark what ran under an earlier one as interrupted."""
-        status = os.stat(self.path)
+        status = Path(self.path).stat()
         self._file = (status.st_dev, status.st_ino)
         self._token = 0
         self._names.forget()
@@ -55,9 +57,8 @@ class Writer:
             connection.execute(
                 "UPDATE owner SET epoch = ?, last_batch = 0, pid = ?, opened_us = ?", (self._epoch, os.getpid(), now_us)
             )
-            changes = Changes(connection, self._names, self.path)
-            interrupt_runs(changes, now_us=now_us)
-            changes.flush()
+            with self._changes(connection) as changes:
+                interrupt_runs(changes, now_us=now_us)
             connection.execute("COMMIT")
         except BaseException:
             self._roll_back(connection)
@@ -85,7 +86,7 @@ class Writer:
 
     def _check_file(self) -> None:
         try:
-            status = os.stat(self.path)
+            status = Path(self.path).stat()
         except OSError as error:
             raise StoreVanishedError(self.path) from error
         if (status.st_dev, status.st_ino) != self._file:
@@ -95,8 +96,7 @@ class Writer:
         self._token += 1
         try:
             connection.execute("BEGIN IMMEDIATE")
-            if connection.execute(_FENCE, (self._token, self._epoch)).rowcount != 1:
-                raise StaleOwnerError(self.path)
+            self._check_owner(connection)
             results = body()
         except BaseException:
             self._roll_back(connection)
@@ -111,6 +111,19 @@ class Writer:
         self._names.trim()
         return results
 
+    @contextmanager
+    def _changes(self, connection: sqlite3.Connection) -> Generator[Changes]:
+        """Give changes to make, and write them on a normal exit."""
+        # Closed, since an exception's traceback may keep it, and an open statement its connection beyond its close.
+        with closing(connection.cursor()) as cursor:
+            changes = Changes(cursor, self._names, self.path)
+            yield changes
+            changes.flush()
+
+    def _check_owner(self, connection: sqlite3.Connection) -> None:
+        if connection.execute(_FENCE, (self._token, self._epoch)).rowcount != 1:
+            raise StaleOwnerError(self.path)
+
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         self._names.forget()
         # After some errors SQLite has rolled back by itself; a ROLLBACK would then be an error of its own.
@@ -122,16 +135,16 @@ class Writer:
         return found == (self._epoch, self._token)
 
     def _together(self, connection: sqlite3.Connection, batch: Sequence[Operation]) -> list[Result]:
-        changes = Changes(connection, self._names, self.path)
         results: list[Result] = []
-        for op in batch:
-            try:
-                results.append(carry_out(changes, op))
-            except StoreError:
-                raise
-            except DagrelayError as refusal:
-                results.append(refusal)
-        changes.flush()
+        with self._changes(connection) as changes:
+            for op in batch:
+                try:
+                    results.append(carry_out(changes, op))
+                except StoreError:
+                    raise
+                except DagrelayError as refusal:
+                    # Its traceback would lead back to the list it stands in.
+                    results.append(refusal.with_traceback(None))
         return results
 
     def _one_by_one(self, connection: sqlite3.Connection, batch: Sequence[Operation]) -> list[Result]:
@@ -170,15 +183,14 @@ class Writer:
     def _member(self, connection: sqlite3.Connection, op: Operation) -> Result:
         try:
             connection.execute("SAVEPOINT member")
-            changes = Changes(connection, self._names, self.path)
-            result = carry_out(changes, op)
-            changes.flush()
+            with self._changes(connection) as changes:
+                result = carry_out(changes, op)
             connection.execute("RELEASE member")
         except StoreError as error:
             return self._undo(connection, error)
         except DagrelayError as refusal:
             connection.execute("RELEASE member")
-            return refusal
+            return refusal.with_traceback(None)
         except Exception as error:  # noqa: BLE001 - whatever a member raises is its own result, not the others'
             return self._undo(connection, store_error(self.path, error))
         return result

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, assert_never
 
-from dagrelay.errors import RunIdConflictError, RunNotFoundError, RunStateError, StoreCorruptError
+from dagrelay.errors import RunNotFoundError, RunStateError, StoreCorruptError
 from dagrelay.model.events import TaskStateChanged, XComDeleted
-from dagrelay.model.records import InstanceKey, from_us
+from dagrelay.model.records import InstanceKey
 from dagrelay.model.states import FINISHED_RUN_STATES, RunState
 from dagrelay.stores import rules
 from dagrelay.stores.operations import (
@@ -90,12 +90,11 @@ class Names:
 class Changes:
     """The rows one transaction has read and changed."""
 
-    def __init__(self, connection: sqlite3.Connection, names: Names, path: str) -> None:
-        """Take the connection, what is known of names, and the database's path for error messages."""
-        self.connection = connection
+    def __init__(self, cursor: sqlite3.Cursor, names: Names, path: str) -> None:
+        """Take a cursor, what is known of names, and the database's path for error messages."""
+        self.cursor = cursor
         self.path = path
         self._names = names
-        self._cursor = connection.cursor()
         self._instances: dict[Place, InstanceRow | None] = {}
         self._changed: dict[Place, InstanceRow] = {}
         self._entries: list[tuple[Any, ...]] = []
@@ -104,35 +103,42 @@ class Changes:
     def flush(self) -> None:
         """Write what was held back."""
         if self._changed:
-            self._cursor.executemany(_PUT_INSTANCE, [rows.encode_instance(place, row) for place, row in self._changed.items()])
+            self.cursor.executemany(_PUT_INSTANCE, [rows.encode_instance(place, row) for place, row in self._changed.items()])
             self._changed = {}
         if self._entries:
-            self._cursor.executemany(_PUT_ENTRY, self._entries)
+            self.cursor.executemany(_PUT_ENTRY, self._entries)
             self._entries = []
         if self._events:
-            self._cursor.executemany(_PUT_EVENT, self._events)
+            self.cursor.executemany(_PUT_EVENT, self._events)
             self._events = []
 
     # ---------------------------------------------------------------------------------------------- names
 
     def task(self, task_id: str) -> int:
         """Return the key of a task id, interning it."""
-        known = self._names.tasks.get(task_id)
-        return self._intern(task_id) if known is None else known
+        known = self.known_task(task_id)
+        if known is not None:
+            return known
+        task_pk: int = 1 + (self.cursor.execute("SELECT max(task_pk) FROM task").fetchone()[0] or 0)
+        self.cursor.execute("INSERT INTO task VALUES (?, ?, ?)", rows.encode_task(task_pk, task_id))
+        self._names.tasks[task_id] = task_pk
+        return task_pk
 
-    def _intern(self, task_id: str) -> int:
-        found = self._cursor.execute("SELECT * FROM task WHERE task_id = ?", (task_id,)).fetchone()
+    def known_task(self, task_id: str) -> int | None:
+        """Return the key of a task id, None if it was never stored."""
+        known = self._names.tasks.get(task_id)
+        if known is not None:
+            return known
+        found = self.cursor.execute("SELECT * FROM task WHERE task_id = ?", (task_id,)).fetchone()
         if found is None:
-            task_pk = 1 + (self._cursor.execute("SELECT max(task_pk) FROM task").fetchone()[0] or 0)
-            self._cursor.execute("INSERT INTO task VALUES (?, ?, ?)", rows.encode_task(task_pk, task_id))
-        else:
-            task_pk, _ = rows.decode_task(self.path, found)
+            return None
+        task_pk, _ = rows.decode_task(self.path, found)
         self._names.tasks[task_id] = task_pk
         return task_pk
 
     def task_id(self, task_pk: int) -> str:
         """Return the task id of a key."""
-        found = self._cursor.execute("SELECT * FROM task WHERE task_pk = ?", (task_pk,)).fetchone()
+        found = self.cursor.execute("SELECT * FROM task WHERE task_pk = ?", (task_pk,)).fetchone()
         if found is None:
             raise StoreCorruptError(self.path, f"task {task_pk} is missing")
         return rows.decode_task(self.path, found)[1]
@@ -161,7 +167,7 @@ class Changes:
 
     def run(self, run_id: str) -> RunFields | None:
         """Return the row of a run id."""
-        found = self._cursor.execute(f"SELECT {rows.RUN_COLUMNS} FROM run WHERE run_id = ?", (run_id,)).fetchone()
+        found = self.cursor.execute(rows.SELECT_RUN + "run_id = ?", (run_id,)).fetchone()
         return None if found is None else rows.decode_run(self.path, found)
 
     def existing_run(self, run_id: str) -> tuple[RunFields, RunRow]:
@@ -177,11 +183,11 @@ class Changes:
 
     def put_run(self, fields: RunFields) -> None:
         """Insert or update the row of a run."""
-        self._cursor.execute(_PUT_RUN, rows.encode_run(fields))
+        self.cursor.execute(_PUT_RUN, rows.encode_run(fields))
 
     def new_run_pk(self) -> int:
         """Return a key for a new row of table `run`."""
-        highest: int | None = self._cursor.execute("SELECT max(run_pk) FROM run").fetchone()[0]
+        highest: int | None = self.cursor.execute("SELECT max(run_pk) FROM run").fetchone()[0]
         return 1 + (highest or 0)
 
     def instance(self, place: Place) -> InstanceRow | None:
@@ -189,7 +195,7 @@ class Changes:
         try:
             return self._instances[place]
         except KeyError:
-            found = self._cursor.execute(_GET_INSTANCE, place).fetchone()
+            found = self.cursor.execute(_GET_INSTANCE, place).fetchone()
             row = None if found is None else rows.decode_instance(self.path, found)[1]
             self._instances[place] = row
             return row
@@ -211,19 +217,19 @@ class Changes:
 
     def plan(self, plan: StoredPlan) -> int:
         """Return the key of a plan, storing it (and interning its task ids in their order) if it is new."""
-        found = self._cursor.execute("SELECT plan_pk FROM plan WHERE fingerprint = ?", (plan.fingerprint,)).fetchone()
+        found = self.cursor.execute("SELECT plan_pk FROM plan WHERE fingerprint = ?", (plan.fingerprint,)).fetchone()
         if found is not None:
             plan_pk: int = found[0]
             return plan_pk
         for task_id in plan.task_ids:
             self.task(task_id)
-        plan_pk = 1 + (self._cursor.execute("SELECT max(plan_pk) FROM plan").fetchone()[0] or 0)
-        self._cursor.execute("INSERT INTO plan VALUES (?, ?, ?, ?, ?)", rows.encode_plan(plan_pk, plan))
+        plan_pk = 1 + (self.cursor.execute("SELECT max(plan_pk) FROM plan").fetchone()[0] or 0)
+        self.cursor.execute("INSERT INTO plan VALUES (?, ?, ?, ?, ?)", rows.encode_plan(plan_pk, plan))
         return plan_pk
 
     def drop_unused_plan(self, plan_pk: int | None) -> None:
         """Delete a plan that no run refers to any more."""
-        self._cursor.execute(
+        self.cursor.execute(
             "DELETE FROM plan WHERE plan_pk = ? AND NOT EXISTS (SELECT 1 FROM run WHERE run.plan_pk = plan.plan_pk)", (plan_pk,)
         )
 
@@ -232,9 +238,9 @@ class Changes:
         self.flush()
         self._instances.clear()
         self._names.runs.pop(run_id, None)
-        self._cursor.execute("DELETE FROM instance WHERE run_pk = ?", (run_pk,))
-        self._cursor.execute("DELETE FROM event WHERE run_pk = ?", (run_pk,))
-        return self._cursor.execute("DELETE FROM xcom WHERE run_pk = ?", (run_pk,)).rowcount
+        self.cursor.execute("DELETE FROM instance WHERE run_pk = ?", (run_pk,))
+        self.cursor.execute("DELETE FROM event WHERE run_pk = ?", (run_pk,))
+        return self.cursor.execute("DELETE FROM xcom WHERE run_pk = ?", (run_pk,)).rowcount
 
 
 def carry_out(changes: Changes, op: Operation) -> int:
@@ -314,31 +320,21 @@ def _delete_entries(changes: Changes, op: DeleteEntries) -> int:
     if op.attempt is not None:
         rules.check_writer(instance, changes.instance(changes.place(instance)), op.attempt)
     fields = changes.run(op.run_id)
-    if fields is None:
+    task_pk = changes.known_task(op.task_id)
+    if fields is None or task_pk is None:
         return 0
     changes.flush()
-    task_pk = changes.task(op.task_id)
-    condition = "run_pk = ? AND task_pk = ?"
+    question = "DELETE FROM xcom WHERE run_pk = ? AND task_pk = ?"
     values: list[int | str] = [fields.run_pk, task_pk]
     if op.slots is not None:
-        marks = ", ".join("?" * len(op.slots))
-        condition += f" AND map_index = ? AND slot IN ({marks})"
+        question += f" AND map_index = ? AND slot IN ({', '.join('?' * len(op.slots))})"
         values += [rows.UNMAPPED if op.map_index is None else op.map_index, *op.slots]
     if op.key is not None:
-        condition += " AND key = ?"
+        question += " AND key = ?"
         values.append(op.key)
-    count = changes.connection.execute(f"DELETE FROM xcom WHERE {condition}", values).rowcount
+    count = changes.cursor.execute(question, values).rowcount
     if count:
-        event = XComDeleted(
-            run_id=op.run_id,
-            seq=op.seq,
-            time=from_us(op.at_us),
-            task_id=op.task_id,
-            map_index=None if op.slots is None else op.map_index,
-            key=op.key,
-            count=count,
-        )
-        changes.log(fields.run_pk, (event,))
+        changes.log(fields.run_pk, (rules.deletion_event(op, count),))
     return count
 
 
@@ -348,8 +344,7 @@ def _delete_entries(changes: Changes, op: DeleteEntries) -> int:
 def _create(changes: Changes, op: CreateRun) -> None:
     fields = changes.run(op.run_id)
     if fields is not None and fields.row is not None:
-        what = "belongs to a run that was deleted" if fields.row.is_pruned else f"is that of a run of DAG {fields.row.dag_id!r}"
-        raise RunIdConflictError(op.run_id, what)
+        raise rules.conflict(fields.row)
     run_pk = changes.new_run_pk() if fields is None else fields.run_pk
     changes.put_run(RunFields(run_pk, op.run_id, changes.plan(op.plan), rules.created_run(op)))
 
@@ -378,7 +373,7 @@ def _delete_run(changes: Changes, run_id: str) -> int:
         return 0
     if fields.row is None:
         count = changes.empty(run_id, fields.run_pk)
-        changes.connection.execute("DELETE FROM run WHERE run_pk = ?", (fields.run_pk,))
+        changes.cursor.execute("DELETE FROM run WHERE run_pk = ?", (fields.run_pk,))
         return 1 if count else 0
     rules.check_deletable(fields.row)
     changes.empty(run_id, fields.run_pk)
@@ -389,7 +384,7 @@ def _delete_run(changes: Changes, run_id: str) -> int:
 
 def _prune(changes: Changes, op: PruneRuns) -> int:
     codes = [rows.RUN_STATE_CODES[state] for state in sorted(FINISHED_RUN_STATES)]
-    found = changes.connection.execute(
+    found = changes.cursor.execute(
         "SELECT run_id FROM run WHERE dag_id = ? AND is_pruned = 0 AND state IN (?, ?, ?)"
         " ORDER BY created_us DESC, run_pk DESC LIMIT -1 OFFSET ?",
         (op.dag_id, *codes, op.keep),
@@ -400,7 +395,7 @@ def _prune(changes: Changes, op: PruneRuns) -> int:
 def interrupt_runs(changes: Changes, *, now_us: int) -> None:
     """Mark what ran under an earlier owner as interrupted."""
     running = (rows.RUN_STATE_CODES[RunState.RUNNING],)
-    found = changes.connection.execute(f"SELECT {rows.RUN_COLUMNS} FROM run WHERE state = ?", running).fetchall()
+    found = changes.cursor.execute(rows.SELECT_RUN + "state = ?", running).fetchall()
     for run in found:
         fields = rows.decode_run(changes.path, run)
         if fields.row is not None:
@@ -408,9 +403,9 @@ def interrupt_runs(changes: Changes, *, now_us: int) -> None:
 
 
 def _interrupt_run(changes: Changes, fields: RunFields, row: RunRow, now_us: int) -> None:
-    seq = next_seq(changes.connection, fields.run_pk)
+    seq = next_seq(changes.cursor, fields.run_pk)
     live = [rows.TASK_STATE_CODES[state] for state in sorted(rules.LIVE_TASK_STATES)]
-    found = changes.connection.execute(
+    found = changes.cursor.execute(
         "SELECT * FROM instance WHERE run_pk = ? AND state IN (?, ?, ?)", (fields.run_pk, *live)
     ).fetchall()
     for instance in found:
@@ -423,7 +418,7 @@ def _interrupt_run(changes: Changes, fields: RunFields, row: RunRow, now_us: int
     changes.put_run(fields._replace(row=rules.interrupted_run(row, now_us=now_us, seq=seq)))
 
 
-def next_seq(connection: sqlite3.Connection, run_pk: int) -> int:
+def next_seq(cursor: sqlite3.Cursor, run_pk: int) -> int:
     """Return one above the highest place taken in a run's timeline."""
     # The parts are asked one by one, as max() of several is NULL if any of them is.
     highest = 0
@@ -433,5 +428,5 @@ def next_seq(connection: sqlite3.Connection, run_pk: int) -> int:
         "SELECT max(seq), NULL FROM xcom WHERE run_pk = ?",
         "SELECT max(seq), NULL FROM event WHERE run_pk = ?",
     ):
-        highest = max(highest, *(seq or 0 for seq in connection.execute(question, (run_pk,)).fetchone()))
+        highest = max(highest, *(seq or 0 for seq in cursor.execute(question, (run_pk,)).fetchone()))
     return highest + 1

@@ -1,0 +1,1 @@
+"""What tests of stores, DAGs and runtimes are made of (floor 10)."""
