@@ -1,0 +1,23 @@
+"""What every store must do, as tests: subclass StoreConformance, say how your store is made, and let pytest collect it.
+
+::
+
+    class TestMyStore(StoreConformance):
+        def make_store(self, place: Path) -> Store:
+            return MyStore(place / "runs")
+"""
+
+from __future__ import annotations
+
+from dagrelay.testing.store_conformance.attempts import AttemptTests
+from dagrelay.testing.store_conformance.entries import EntryTests
+from dagrelay.testing.store_conformance.opening import OpeningTests
+from dagrelay.testing.store_conformance.runs import RunTests
+from dagrelay.testing.store_conformance.timeline import TimelineTests
+from dagrelay.testing.store_conformance.visibility import VisibilityTests
+
+__all__ = ("StoreConformance",)
+
+
+class StoreConformance(OpeningTests, RunTests, AttemptTests, VisibilityTests, EntryTests, TimelineTests):
+    """All that a store must do; a subclass says by `make_store` how it is made."""
