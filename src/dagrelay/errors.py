@@ -47,7 +47,7 @@ Constructors take facts and build the message: what, where, the limit, what to d
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -331,7 +331,7 @@ class RunFailedError(RunError, ExceptionGroup[TaskFailedError]):
     run_id: str
     result: Any
 
-    def __new__(cls, message: str, errors: Sequence[TaskFailedError], *, run_id: str = "", result: Any = None) -> RunFailedError:
+    def __new__(cls, message: str, errors: Sequence[TaskFailedError], *, run_id: str = "", result: Any = None) -> Self:
         """Build the group (its message and errors are fixed at creation)."""
         self = super().__new__(cls, message, list(errors))
         self.run_id = run_id

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ("ErrorRecord", "InstanceKey", "Run", "TaskInstance", "XComEntry", "XComValue", "from_us", "to_us")
 
-XComValue: TypeAlias = "None | bool | int | float | str | list[XComValue] | dict[str, XComValue]"
+XComValue: TypeAlias = "bool | int | float | str | list[XComValue] | dict[str, XComValue] | None"
 """What JSON can say exactly; other types reach it through the converter."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,0 +1,1 @@
+"""One attempt, one run, the whole (floor 9)."""

@@ -1,0 +1,381 @@
+"""One attempt of a task: inputs read, handler run, value encoded, outcome judged and handed to the broker."""
+
+from __future__ import annotations
+
+import traceback
+from enum import StrEnum
+from functools import partial
+from math import inf
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+from anyio import to_thread
+
+import dagrelay
+from dagrelay.dag.binding import fill
+from dagrelay.errors import (
+    DagrelayError,
+    RetryAfter,
+    Skip,
+    StaleAttemptError,
+    StoreError,
+    TaskTimeoutError,
+    XComSerializationError,
+    XComTooLargeError,
+)
+from dagrelay.log import get_logger, is_debug
+from dagrelay.model.records import ErrorRecord, InstanceKey, from_us
+from dagrelay.model.states import TaskState
+from dagrelay.runtime.context import TaskContext
+from dagrelay.runtime.inputs import Inputs, fetch
+from dagrelay.runtime.trampoline import drive
+from dagrelay.stores.operations import FinishAttempt, NewEntry, StartAttempt
+from dagrelay.templates import render_tree
+from dagrelay.xcom.task_xcom import TaskXCom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextvars import Context
+
+    from dagrelay.dag.plan import PlannedTask
+    from dagrelay.model.policies import MissingPolicy
+    from dagrelay.runtime.environment import Environment
+    from dagrelay.runtime.timers import Timers
+    from dagrelay.xcom.task_xcom import RunData
+
+__all__ = ("Attempt", "CancelReason", "RunFacts", "error_record")
+
+_NEVER_RETRIED: Final = (XComTooLargeError, XComSerializationError)
+"""What no further attempt mends."""
+_MAX_TRACEBACK_CHARS: Final = 20_000
+_OWN_FOLDER: Final = str(PurePath(dagrelay.__file__).parent)
+
+
+class CancelReason(StrEnum):
+    """Why the runtime cancelled an attempt."""
+
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+
+@attrs.frozen(kw_only=True)
+class RunFacts:
+    """What all attempts of one run share beside its data."""
+
+    data: RunData
+    """Its values."""
+    params: Mapping[str, Any]
+    """Its params, defaults included."""
+    started_us: int
+    """When it was recorded."""
+    missing: MissingPolicy
+    """What a missing value means in a template, where the task does not say."""
+    context: Context
+    """The context variables of whoever started it."""
+    environment: Environment
+    """Clock and chance."""
+    timers: Timers
+    """Timeouts."""
+    threads: anyio.CapacityLimiter
+    """Worker threads for sync handlers."""
+
+
+class Attempt:
+    """One try of one task; carried out once, by one host.
+
+    Args:
+        run: its run.
+        index: the task's topological index.
+        number: the attempt's number, from 1.
+        failures: earlier attempts that count against the retry budget.
+        interruptions: how often the task was interrupted before.
+    """
+
+    def __init__(self, run: RunFacts, index: int, number: int, *, failures: int, interruptions: int) -> None:
+        """Set up; nothing happens before `carry_out`."""
+        self.run = run
+        self.index = index
+        self.number = number
+        self.task: PlannedTask = run.data.plan.tasks[index]
+        self.instance = InstanceKey(run.data.book.run_id, self.task.task_id, None)
+        self.cancel_reason: CancelReason | None = None
+        self.scope: anyio.CancelScope | None = None
+        self.error: BaseException | None = None
+        self.is_closed = False
+        self._failures = failures
+        self._interruptions = interruptions
+        self._started_us = 0
+        self._start_seq = 0
+        self._is_start_written = False
+
+    # -------------------------------------------------------------------------------------------- facts and signals
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it timed out, was cancelled or has ended, so that it may write no more."""
+        return self.is_closed or self.cancel_reason is not None
+
+    @property
+    def name(self) -> str:
+        """`run/task`, for messages."""
+        return f"{self.instance.run_id}/{self.instance.task_id}"
+
+    def ensure_started(self) -> None:
+        """Have its start recorded, as others may now notice that it runs.
+
+        A handler that never waits ends before anyone could; its start goes into the outcome's row.
+        """
+        if not self._is_start_written:
+            self._is_start_written = True
+            operation = StartAttempt(
+                instance=self.instance, attempt=self.number, started_us=self._started_us, seq=self._start_seq
+            )
+            self.run.data.broker.start(self.run.data.book, operation)
+
+    def cancel(self, reason: CancelReason) -> None:
+        """Cancel the handler. The first reason stands; later ones change nothing."""
+        if not self.is_over:
+            self.cancel_reason = reason
+            if self.scope is not None:
+                self.scope.cancel()
+
+    # ------------------------------------------------------------------------------------------------------ the way
+
+    async def carry_out(self, on_suspend: Callable[[], None]) -> bool:
+        """Run the handler and hand its outcome to the broker, whatever happens.
+
+        `on_suspend` is called when the attempt first waits for something.
+
+        Returns:
+            Whether the broker took the outcome.
+        """
+        run, book = self.run, self.run.data.book
+        self._started_us = run.environment.now_us()
+        self._start_seq = book.next_seq()
+        book.open_attempt(self.instance, self.number)
+
+        def suspended() -> None:
+            self.ensure_started()
+            on_suspend()
+
+        timer = None
+        if self.task.timeout_s is not None:
+            timer = run.timers.after(self.task.timeout_s, partial(self.cancel, CancelReason.TIMEOUT))
+        outcome: FinishAttempt | None = None
+        try:
+            value = await self._call(suspended)
+            if self.cancel_reason is None:
+                outcome = await self._succeed(value)
+        except BaseException as error:  # noqa: BLE001 - the task's failure, never the loop's or another task's
+            outcome = None if self.cancel_reason is not None else self._judge(error)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        # Acceptance is the linearisation point: a cancel that came before it wins over whatever the handler made of it.
+        if outcome is None or self.cancel_reason is not None:
+            outcome = self._end_cancelled()
+        return self._hand_in(outcome)
+
+    async def _call(self, suspended: Callable[[], None]) -> Any:
+        run, task = self.run, self.task
+        try:
+            values = await fetch(run.data, task.reads, suspended) if task.reads else {}
+            args, kwargs = self._fill(values)
+        except DagrelayError as error:
+            raise _InputError(error) from error
+        if task.is_async:
+            return await drive(task.handler(*args, **kwargs), run.context.copy(), suspended)
+        call = partial(task.handler, *args, **kwargs)
+        # A thread can't be cancelled: on timeout or cancel it is left to end by itself, and what it pushes then is refused.
+        work = to_thread.run_sync(call, abandon_on_cancel=True, limiter=run.threads)
+        return await drive(work, run.context.copy(), suspended)
+
+    def _fill(self, values: Mapping[Any, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        run, task = self.run, self.task
+        missing = task.missing or run.missing
+        inputs = Inputs(run.data, values, params=run.params, facts=self._facts() if task.has_templates else {})
+        context = None
+        if task.needs_context:
+            config = None
+            if task.config is not None:
+                config = render_tree(task.config, inputs, missing=missing, on_missing=inputs.expression_missing)
+            context = self._context(config)
+        return fill(
+            task,
+            context=context,
+            read=inputs.read,
+            scope=inputs,
+            params=run.params,
+            missing=missing,
+            on_missing=inputs.read_missing,
+            on_missing_expression=inputs.expression_missing,
+        )
+
+    def _facts(self) -> dict[tuple[str, str], Any]:
+        run = self.run
+        return {
+            ("run", "id"): self.instance.run_id,
+            ("run", "dag_id"): run.data.plan.dag_id,
+            ("run", "started_at"): from_us(run.started_us).isoformat(),
+            ("task", "id"): self.task.task_id,
+            ("task", "attempt"): self.number,
+            ("task", "map_index"): self.instance.map_index,
+        }
+
+    def _context(self, config: Any) -> TaskContext:
+        run, timeout_s = self.run, self.task.timeout_s
+        return TaskContext(
+            run_id=self.instance.run_id,
+            dag_id=run.data.plan.dag_id,
+            task_id=self.task.task_id,
+            map_index=self.instance.map_index,
+            attempt=self.number,
+            params=run.params,
+            config=config,
+            xcom=TaskXCom(run.data, self.index, self),
+            deadline=inf if timeout_s is None else anyio.current_time() + timeout_s,
+            run_started_at=from_us(run.started_us),
+        )
+
+    async def _succeed(self, value: Any) -> FinishAttempt:
+        data, task = self.run.data, self.task
+        entries: tuple[NewEntry, ...] = ()
+        if task.auto_push:
+            entries = data.door.returned(
+                data.book,
+                value,
+                multiple_outputs=task.multiple_outputs,
+                serializer=task.serializer,
+                declared=task.return_type,
+            )
+            size = sum(len(entry.value) for entry in entries)
+            if data.book.is_over_budget(size):
+                await data.broker.make_budget(data.book, size)
+                data.book.check_budget(size)
+        if data.broker.is_congested:
+            await data.broker.wait_for_room()
+        return self._outcome(TaskState.SUCCESS, entries=entries)
+
+    # ------------------------------------------------------------------------------------------------------ judging
+
+    def _judge(self, error: BaseException) -> FinishAttempt:
+        """Return the outcome of an attempt that raised without having been cancelled by the runtime."""
+        if isinstance(error, _InputError):
+            self.error = error.original
+            return self._outcome(TaskState.FAILED, error=error_record(error.original), failures=self._failures + 1)
+        self.error = error
+        record = error_record(error)
+        match error:
+            case Skip():
+                return self._outcome(TaskState.SKIPPED, error=ErrorRecord(type="Skip", message=error.reason))
+            case KeyboardInterrupt():
+                return self._end_interrupted()
+            case StoreError() if self.run.data.broker.failure_of(self.run.data.book) is not None:
+                return self._end_interrupted()
+            case _:
+                return self._fail(error, record)
+
+    def _fail(self, error: BaseException, record: ErrorRecord) -> FinishAttempt:
+        """Return a failure, or a retry if the policy has one left for this error."""
+        policy, failures = self.task.retry, self._failures + 1
+        is_retried = failures < policy.max_attempts and (
+            isinstance(error, RetryAfter) or (isinstance(error, policy.retry_on) and not isinstance(error, _NEVER_RETRIED))
+        )
+        if not is_retried:
+            return self._outcome(TaskState.FAILED, error=record, failures=failures)
+        random = self.run.environment.random
+        delay_s = error.seconds if isinstance(error, RetryAfter) else policy.delay_for(failures, random)
+        retry_us = self.run.environment.now_us() + round(delay_s * 1_000_000)
+        return self._outcome(TaskState.UP_FOR_RETRY, error=record, failures=failures, retry_us=retry_us)
+
+    def _end_interrupted(self) -> FinishAttempt:
+        """Return the outcome where it was not the task's doing: no retry is consumed, and the run stops, to be resumed."""
+        self.cancel_reason = CancelReason.INTERRUPTED
+        return self._end_cancelled()
+
+    def _end_cancelled(self) -> FinishAttempt:
+        match self.cancel_reason:
+            case CancelReason.TIMEOUT:
+                self.error = TaskTimeoutError(self.task.task_id, self.number, self.task.timeout_s or 0.0)
+                return self._fail(self.error, error_record(self.error))
+            case CancelReason.CANCELLED:
+                return self._outcome(TaskState.CANCELLED)
+            case _:
+                return self._outcome(TaskState.INTERRUPTED, interruptions=self._interruptions + 1)
+
+    def _outcome(
+        self,
+        state: TaskState,
+        *,
+        entries: tuple[NewEntry, ...] = (),
+        error: ErrorRecord | None = None,
+        retry_us: int | None = None,
+        failures: int | None = None,
+        interruptions: int | None = None,
+    ) -> FinishAttempt:
+        return FinishAttempt(
+            instance=self.instance,
+            attempt=self.number,
+            state=state,
+            started_us=self._started_us,
+            ended_us=self.run.environment.now_us(),
+            start_seq=self._start_seq,
+            seq=self.run.data.book.next_seq(),
+            entries=entries,
+            error=error,
+            retry_us=retry_us,
+            failures=self._failures if failures is None else failures,
+            interruptions=self._interruptions if interruptions is None else interruptions,
+        )
+
+    def _hand_in(self, outcome: FinishAttempt) -> bool:
+        data = self.run.data
+        self.is_closed = True
+        try:
+            is_accepted = data.broker.hand_in(data.book, outcome, is_start_written=self._is_start_written)
+        except XComTooLargeError as error:
+            # Others took the rest of the budget while this one waited.
+            self.error = error
+            refused = self._outcome(TaskState.FAILED, error=error_record(error), failures=self._failures + 1)
+            is_accepted = data.broker.hand_in(data.book, refused, is_start_written=self._is_start_written)
+        except StaleAttemptError:
+            return False
+        if is_debug():
+            get_logger().debug("attempt.ended", name=self.name, attempt=self.number, state=str(outcome.state))
+        return is_accepted
+
+
+class _InputError(Exception):
+    """Carries an error of the inputs past the judgement of the handler's: inputs don't change, so a retry is no use."""
+
+    def __init__(self, original: DagrelayError) -> None:
+        self.original = original
+        super().__init__(original)
+
+
+def error_record(error: BaseException) -> ErrorRecord:
+    """Return an exception as text: from the handler's frame on, bounded, and safe from a failing `__str__`."""
+    try:
+        message = str(error)
+    except Exception as failure:  # noqa: BLE001 - a hostile __str__ must not hide the error being told
+        message = f"(its __str__ raised {type(failure).__name__})"
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER) and trace.tb_next is not None:
+        trace = trace.tb_next
+    try:
+        lines = traceback.format_exception(type(error), error, trace)
+    except Exception:  # noqa: BLE001 - as above
+        lines = []
+    text = "".join(lines)
+    if len(text) > _MAX_TRACEBACK_CHARS:
+        text = f"{text[: _MAX_TRACEBACK_CHARS // 2]}\n[...]\n{text[-_MAX_TRACEBACK_CHARS // 2 :]}"
+    return ErrorRecord(
+        type=type(error).__qualname__, message=_storable(message[:_MAX_TRACEBACK_CHARS]), traceback=_storable(text)
+    )
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()  # A lone surrogate is no text that a store can keep.

@@ -1,0 +1,101 @@
+"""What an attempt reads before its handler starts: all references of its signature, templates and config, in one batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dagrelay.model.missing import MISSING
+from dagrelay.model.records import InstanceKey
+from dagrelay.stores.base import Lookup
+from dagrelay.templates import missing_key_hint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dagrelay.dag.plan import Read
+    from dagrelay.errors import XComNotFoundError
+    from dagrelay.templates import Expression
+    from dagrelay.xcom.cache import Resident
+    from dagrelay.xcom.task_xcom import RunData
+
+__all__ = ("Inputs", "fetch")
+
+
+async def fetch(data: RunData, reads: tuple[Read, ...], on_wait: Callable[[], None]) -> dict[Read, Resident | None]:
+    """Return the encoded values of `reads`, None where there is none; `on_wait` is called if memory does not have them all.
+
+    Cancellation: nothing is left behind.
+    """
+    run_id, tasks, book, broker = data.book.run_id, data.plan.tasks, data.book, data.broker
+    found: dict[Read, Resident | None] = {}
+    wanted: list[Lookup] = []
+    missing: list[Read] = []
+    for read in reads:
+        instance = InstanceKey(run_id, tasks[read.index].task_id, None)
+        slots = book.slots_seen(instance)
+        value = broker.resident(instance, read.key, slots)
+        found[read] = value
+        if value is None:
+            missing.append(read)
+            wanted.append(Lookup(instance=instance, key=read.key, slots=slots))
+    if wanted:
+        on_wait()
+        found.update(zip(missing, await broker.find(wanted), strict=True))
+    return found
+
+
+class Inputs:
+    """The values at hand of one attempt, as the template scope and the reader that binding asks for.
+
+    A parameter gets a copy of its own; templates, which only read, share one.
+    """
+
+    def __init__(
+        self,
+        data: RunData,
+        values: Mapping[Read, Resident | None],
+        *,
+        params: Mapping[str, Any],
+        facts: Mapping[tuple[str, str], Any],
+    ) -> None:
+        """Take encoded `values`, the run's `params`, and `facts`: (root, name) -> value for `run.` and `task.`."""
+        self._data = data
+        self._values = values
+        self._params = params
+        self._facts = facts
+        self._shared: dict[tuple[str, str], Any] = {}
+
+    def read(self, read: Read) -> Any:
+        """Return a fresh copy of a value, or MISSING."""
+        found = self._values.get(read)
+        return MISSING if found is None else self._data.door.decode(found.serializer, found.value)
+
+    def get(self, expression: Expression) -> Any:
+        """Return what an expression of a template starts from, or MISSING."""
+        match expression.root:
+            case "xcom":
+                return self._xcom(expression.task_id, expression.key)
+            case "params":
+                return self._params.get(expression.names[0], MISSING)
+            case root:
+                return self._facts.get((root, expression.names[0]), MISSING)
+
+    def _xcom(self, task_id: str, key: str) -> Any:
+        place = (task_id, key)
+        if place not in self._shared:
+            index = self._data.plan.index[task_id]
+            self._shared[place] = next((self.read(read) for read in self._values if read == (index, key)), MISSING)
+        return self._shared[place]
+
+    def read_missing(self, read: Read) -> XComNotFoundError:
+        """Return the error for a reference whose value is not there."""
+        return self._data.not_found(read.index, read.key)
+
+    def expression_missing(self, expression: Expression) -> Exception:
+        """Return the error for an expression whose value is not there."""
+        where = f"the template needs {{{{ {expression.source} }}}}"
+        if expression.root != "xcom":
+            return LookupError(where)
+        hint = missing_key_hint(expression)
+        index = self._data.plan.index[expression.task_id]
+        return self._data.not_found(index, expression.key, hint=f"{where}; {hint}" if hint else where)

@@ -1,0 +1,274 @@
+"""Bringing runs to life: a new one recorded, or a stored one taken up again, each as a scheduler ready to run."""
+
+from __future__ import annotations
+
+import json
+from contextvars import copy_context
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+
+from dagrelay.engine.machine import RunMachine, TaskProgress
+from dagrelay.engine.recovery import check_unchanged, downstream_closure, place_progress
+from dagrelay.errors import RunIdConflictError, RunNotFoundError
+from dagrelay.model.policies import Durability
+from dagrelay.model.records import InstanceKey, to_us
+from dagrelay.model.states import RunState, TaskState
+from dagrelay.runtime.attempt import RunFacts
+from dagrelay.runtime.scheduler import Scheduler, TaskEnd
+from dagrelay.stores.operations import CreateRun, ReopenRun, SetRunState, StoredPlan
+from dagrelay.xcom.task_xcom import RunData
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dagrelay.dag.plan import Plan
+    from dagrelay.model.policies import Limits, MissingPolicy
+    from dagrelay.runtime.admission import Admission
+    from dagrelay.runtime.environment import Environment
+    from dagrelay.runtime.hosting import Hosting, Job
+    from dagrelay.runtime.timers import Timers
+    from dagrelay.stores.base import RunImage, Store, StoredInstance, StoredRun
+    from dagrelay.xcom.book import RunBook
+    from dagrelay.xcom.broker import Broker
+    from dagrelay.xcom.door import Door
+
+__all__ = ("Launch", "Services", "check_same_run", "create", "reopen", "task_ends", "task_states")
+
+_LOST: Final = frozenset({TaskState.QUEUED, TaskState.RUNNING, TaskState.WAITING})
+
+
+@attrs.frozen(kw_only=True)
+class Services:
+    """What the runs of one runtime share."""
+
+    store: Store
+    """The store."""
+    broker: Broker
+    """The broker."""
+    door: Door
+    """Values in and out."""
+    admission: Admission[Job]
+    """Slots."""
+    hosting: Hosting
+    """Hosts."""
+    timers: Timers
+    """Timeouts and retries."""
+    threads: anyio.CapacityLimiter
+    """Worker threads."""
+    environment: Environment
+    """Clock and chance."""
+    limits: Limits
+    """Limits."""
+    missing: MissingPolicy
+    """What a missing value means."""
+    durability: Durability
+    """When dependants start."""
+    max_runs_per_dag: int
+    """Finished runs to keep."""
+
+
+@attrs.frozen(kw_only=True)
+class Launch:
+    """A run that was started, joined, or found ended."""
+
+    run_id: str
+    """The run."""
+    plan: Plan
+    """The plan it was asked for with."""
+    scheduler: Scheduler | None
+    """What runs it here; None if it has ended before."""
+    is_owner: bool
+    """Whether whoever asked started it, so that its cancellation interrupts the run."""
+
+
+async def create(services: Services, plan: Plan, params: Mapping[str, Any], *, run_id: str, is_new: bool) -> Scheduler:
+    """Record a new run and return its scheduler.
+
+    Raises:
+        RunIdConflictError: the id is taken.
+
+    Cancellation: the run may be recorded all the same, as running, and is found interrupted later.
+    """
+    encoded = services.door.params(params)
+    book = await services.broker.book(run_id, is_new=is_new)
+    book.dag_id = plan.dag_id
+    created_us = services.environment.now_us()
+    operation = CreateRun(
+        run_id=run_id,
+        dag_id=plan.dag_id,
+        params=encoded,
+        tags=plan.tags,
+        plan=stored_plan(plan),
+        created_us=created_us,
+        seq=book.next_seq(),
+    )
+    await services.broker.write(operation, book)
+    machine = RunMachine(plan, max_interruptions=services.limits.max_interruptions)
+    return _scheduler(services, plan, book, machine, ends={}, params=json.loads(encoded), created_us=created_us)
+
+
+async def reopen(services: Services, plan: Plan, image: RunImage, *, clear_from: str | None = None) -> Scheduler:
+    """Take a stored run up again with a plan and return its scheduler.
+
+    Args:
+        services: the runtime's.
+        plan: the plan to go on with.
+        image: the run as stored.
+        clear_from: a task id of the plan to run again, with everything downstream of it.
+
+    Raises:
+        DAGChangedError: a finished task vanished or was rewired.
+
+    Cancellation: the run may be recorded as running all the same, and is found interrupted later.
+    """
+    run = image.stored.run
+    by_id = {each.instance.task_id: each for each in image.instances}
+    cleared = _tasks_to_clear(plan, by_id, clear_from)
+    states = {task_id: each.state for task_id, each in by_id.items() if task_id not in cleared}
+    check_unchanged(run.run_id, image.plan.body, plan, states)
+    book = await services.broker.book(run.run_id)
+    book.dag_id = plan.dag_id
+    at_us = services.environment.now_us()
+    if run.state is RunState.RUNNING:
+        # Its scheduler in this process could not record its end, as the store failed.
+        stop = SetRunState(run_id=run.run_id, state=RunState.INTERRUPTED, at_us=at_us, seq=book.next_seq())
+        await services.broker.write(stop, book)
+    operation = ReopenRun(
+        run_id=run.run_id,
+        plan=None if image.plan.fingerprint == plan.fingerprint else stored_plan(plan),
+        clear=tuple(InstanceKey(run.run_id, task_id, None) for task_id in cleared),
+        at_us=at_us,
+        seq=book.next_seq(1 + len(cleared)),
+    )
+    await services.broker.write(operation, book)
+    for each in image.instances:
+        if each.instance.task_id in cleared:
+            continue
+        if each.state is TaskState.SUCCESS:
+            book.note_success(each.instance, each.attempt)
+        elif each.state is TaskState.FAILED:
+            book.note_failure(each.instance, each.attempt)
+    progress = place_progress(plan, ((task_id, _progress(each, image, cleared)) for task_id, each in by_id.items()))
+    machine = RunMachine(plan, progress=progress, max_interruptions=services.limits.max_interruptions)
+    params = {**plan.params, **json.loads(image.stored.params)}
+    created_us = to_us(run.created_at)
+    ends = {index: end for index, end in task_ends(plan, image.instances).items() if plan.task_ids[index] not in cleared}
+    return _scheduler(services, plan, book, machine, ends=ends, params=params, created_us=created_us)
+
+
+def _scheduler(
+    services: Services,
+    plan: Plan,
+    book: RunBook,
+    machine: RunMachine,
+    *,
+    ends: dict[int, TaskEnd],
+    params: Mapping[str, Any],
+    created_us: int,
+) -> Scheduler:
+    data = RunData(
+        plan=plan,
+        book=book,
+        broker=services.broker,
+        store=services.store,
+        door=services.door,
+        states=machine.states,
+    )
+    facts = RunFacts(
+        data=data,
+        params=MappingProxyType(dict(params)),
+        started_us=created_us,
+        missing=services.missing,
+        context=copy_context(),
+        environment=services.environment,
+        timers=services.timers,
+        threads=services.threads,
+    )
+    scheduler = Scheduler(
+        facts,
+        machine,
+        ends=ends,
+        admission=services.admission,
+        hosting=services.hosting,
+        keep_runs=services.max_runs_per_dag,
+    )
+    services.broker.enter_run(book, scheduler, is_pipelined=services.durability is Durability.PIPELINED)
+    return scheduler
+
+
+def stored_plan(plan: Plan) -> StoredPlan:
+    """Return the part of a plan that is stored."""
+    return StoredPlan(fingerprint=plan.fingerprint, body=plan.body, task_ids=plan.task_ids)
+
+
+def _tasks_to_clear(plan: Plan, known: Mapping[str, StoredInstance], clear_from: str | None) -> set[str]:
+    """Return the ids of stored instances that must run again: cancelled ones, and what was asked for."""
+    cleared = {task_id for task_id, each in known.items() if each.state is TaskState.CANCELLED}
+    if clear_from is not None:
+        again = (plan.task_ids[index] for index in downstream_closure(plan, plan.index[clear_from]))
+        cleared.update(task_id for task_id in again if task_id in known)
+    return cleared
+
+
+def _progress(each: StoredInstance, image: RunImage, cleared: set[str]) -> TaskProgress:
+    attempt = max(each.attempt, image.highest_attempts.get(each.instance, 0))
+    if each.instance.task_id in cleared:
+        return TaskProgress(state=TaskState.PENDING, attempt=attempt)
+    lost = each.state in _LOST
+    return TaskProgress(
+        state=TaskState.INTERRUPTED if lost else each.state,
+        attempt=attempt,
+        failures=each.failures,
+        interruptions=each.interruptions + lost,
+        retry_us=each.retry_us,
+    )
+
+
+def task_states(plan: Plan, instances: Sequence[StoredInstance]) -> list[TaskState]:
+    """Return stored states by the plan's topological index."""
+    states = [TaskState.PENDING] * len(plan.tasks)
+    for each in instances:
+        index = plan.index.get(each.instance.task_id)
+        if index is not None:
+            states[index] = each.state
+    return states
+
+
+def task_ends(plan: Plan, instances: Sequence[StoredInstance]) -> dict[int, TaskEnd]:
+    """Return how stored attempts ended, by the plan's topological index."""
+    return {
+        plan.index[each.instance.task_id]: TaskEnd(each.attempt, each.started_us, each.ended_us, each.error)
+        for each in instances
+        if each.instance.task_id in plan.index
+    }
+
+
+def check_same_run(stored: StoredRun | None, run_id: str, dag_id: str, params: bytes | None) -> StoredRun:
+    """Return a stored run if it is the one meant.
+
+    Args:
+        stored: what the store has under the id.
+        run_id: the id.
+        dag_id: the DAG meant.
+        params: the params meant, encoded; None for whatever it has.
+
+    Raises:
+        RunNotFoundError: there is none.
+        RunIdConflictError: it is another DAG's, has other params, or was pruned.
+    """
+    if stored is None:
+        raise RunNotFoundError(run_id)
+    if stored.is_pruned:
+        raise RunIdConflictError(run_id, "belonged to a run that was pruned or deleted, and is not used twice")
+    if stored.run.dag_id != dag_id:
+        raise RunIdConflictError(run_id, f"belongs to a run of DAG {stored.run.dag_id!r}, not {dag_id!r}")
+    if params is not None and _canonical(params) != _canonical(stored.params):
+        raise RunIdConflictError(run_id, "belongs to a run with other params")
+    return stored
+
+
+def _canonical(params: bytes) -> str:
+    return json.dumps(json.loads(params), sort_keys=True)

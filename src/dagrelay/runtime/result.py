@@ -1,0 +1,271 @@
+"""What came of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import attrs
+
+from dagrelay.dag.definition import Task
+from dagrelay.errors import (
+    NotUpstreamError,
+    RunCancelledError,
+    RunFailedError,
+    RunInterruptedError,
+    TaskFailedError,
+    XComNotFoundError,
+)
+from dagrelay.model.missing import MISSING
+from dagrelay.model.records import ErrorRecord, InstanceKey, TaskInstance, from_us
+from dagrelay.model.states import RunState, TaskState
+from dagrelay.runtime.launching import task_ends, task_states
+from dagrelay.stores.base import Lookup
+from dagrelay.stores.operations import RETURN_VALUE
+from dagrelay.xcom.cache import Resident
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from dagrelay.dag.plan import Plan
+    from dagrelay.runtime.launching import Services
+    from dagrelay.runtime.scheduler import Scheduler, TaskEnd
+    from dagrelay.stores.base import RunImage
+    from dagrelay.xcom.door import Door
+    from dagrelay.xcom.reading import Reader
+
+__all__ = ("RunResult", "TaskTable", "conclude", "result_of_image", "result_of_scheduler")
+
+R = TypeVar("R")
+
+
+class TaskTable(Mapping[str, TaskInstance]):
+    """A run's tasks by id, in topological order; the records are made as they are asked for."""
+
+    def __init__(
+        self, run_id: str, run_state: RunState, plan: Plan, states: Sequence[TaskState], ends: Mapping[int, TaskEnd]
+    ) -> None:
+        """Take where the tasks stand, by topological index."""
+        self._run_id = run_id
+        self._is_cancelled = run_state is RunState.CANCELLED
+        self._plan = plan
+        self._states = states
+        self._ends = ends
+
+    def __getitem__(self, task: str | Task[Any]) -> TaskInstance:
+        """Return a task's record; KeyError if the DAG has no such task."""
+        index = self._plan.index[task if isinstance(task, str) else task.id]
+        state, end = self._states[index], self._ends.get(index)
+        if self._is_cancelled and state in {TaskState.PENDING, TaskState.QUEUED, TaskState.INTERRUPTED}:
+            state = TaskState.CANCELLED  # Tasks that never started have no record of their own.
+        return TaskInstance(
+            run_id=self._run_id,
+            task_id=self._plan.tasks[index].task_id,
+            state=state,
+            attempt=0 if end is None else end.attempt,
+            started_at=None if end is None or end.started_us is None else from_us(end.started_us),
+            ended_at=None if end is None or end.ended_us is None else from_us(end.ended_us),
+            error=None if end is None else end.error,
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over task ids."""
+        return iter(self._plan.index)
+
+    def __len__(self) -> int:
+        """Return how many tasks there are."""
+        return len(self._plan.tasks)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class RunResult:
+    """What came of a run: its state, its tasks, and the values of its leaves.
+
+    `result[task]` is the value a leaf task returned, typed by its handler's return annotation; `await result.pull(task)` that of
+    any task, for as long as the runtime is open.
+    """
+
+    run_id: str
+    """The run."""
+    dag_id: str
+    """The DAG."""
+    state: RunState
+    """How it ended."""
+    params: Mapping[str, Any]
+    """Its params, the DAG's defaults included."""
+    started_at: datetime
+    """When it was recorded (aware UTC)."""
+    ended_at: datetime | None
+    """When it ended (aware UTC)."""
+    tasks: Mapping[str, TaskInstance]
+    """Its tasks by id, in topological order."""
+    errors: Mapping[str, TaskFailedError]
+    """The failed tasks' errors by task id."""
+    _plan: Plan = attrs.field(repr=False)
+    _leaves: Mapping[int, Resident] = attrs.field(repr=False)
+    _door: Door = attrs.field(repr=False)
+    _reader: Reader = attrs.field(repr=False)
+
+    @overload
+    def __getitem__(self, task: Task[R]) -> R: ...
+    @overload
+    def __getitem__(self, task: str) -> Any: ...
+    def __getitem__(self, task: Task[Any] | str) -> Any:
+        """Return the value of a leaf task, a fresh copy for each call.
+
+        Raises:
+            XComNotFoundError: the task did not succeed, or pushes no return value.
+            NotUpstreamError: the DAG has no such task.
+            LookupError: the task is no leaf; `await result.pull(task)` reads it.
+        """
+        index = self._index(task)
+        found = self._leaves.get(index)
+        if found is None:
+            if self._plan.downstream[index]:
+                task_id = self._plan.tasks[index].task_id
+                raise LookupError(f"task {task_id!r} is no leaf of the DAG; use `await result.pull({task_id!r})`")
+            raise self._not_found(index)
+        return self._decode(index, found, task)
+
+    @overload
+    async def pull(self, task: Task[R]) -> R: ...
+    @overload
+    async def pull(self, task: str, key: str = ...) -> Any: ...
+    async def pull(self, task: Task[Any] | str, key: str = RETURN_VALUE) -> Any:
+        """Return the value of any task of the run, read from the store.
+
+        Raises:
+            XComNotFoundError: the task did not succeed, or pushed nothing under the key.
+            RuntimeClosedError: the runtime has been left.
+
+        Cancellation: nothing is left behind.
+        """
+        index = self._index(task)
+        instance = InstanceKey(self.run_id, self._plan.tasks[index].task_id, None)
+        (found,) = await self._reader.lookup([Lookup(instance=instance, key=key)])
+        if found is None:
+            raise self._not_found(index, key)
+        return self._decode(index, Resident(found.value, found.serializer), task if key == RETURN_VALUE else "")
+
+    def _decode(self, index: int, found: Resident, task: Task[Any] | str) -> Any:
+        as_type = self._plan.tasks[index].return_type if isinstance(task, Task) else MISSING
+        return self._door.decode(found.serializer, found.value, as_type)
+
+    def _index(self, task: Task[Any] | str) -> int:
+        task_id = task if isinstance(task, str) else task.id
+        index = self._plan.index.get(task_id)
+        if index is None:
+            raise NotUpstreamError("result", task_id, known=False, near=get_close_matches(task_id, self._plan.task_ids))
+        return index
+
+    def _not_found(self, index: int, key: str = RETURN_VALUE) -> XComNotFoundError:
+        task_id = self._plan.tasks[index].task_id
+        return XComNotFoundError(self.run_id, task_id, key, state=self.tasks[task_id].state)
+
+
+def failed_task_errors(
+    plan: Plan, states: Sequence[TaskState], ends: Mapping[int, TaskEnd], causes: Mapping[int, BaseException]
+) -> dict[str, TaskFailedError]:
+    """Return an error for each failed task, by id in topological order, with its cause where it happened in this process."""
+    errors: dict[str, TaskFailedError] = {}
+    for index, state in enumerate(states):
+        if state is not TaskState.FAILED:
+            continue
+        task_id, end = plan.tasks[index].task_id, ends.get(index)
+        reason = (end.error if end is not None else None) or ErrorRecord(type="Unknown", message="no reason was recorded")
+        error = TaskFailedError(task_id, attempt=0 if end is None else end.attempt, reason=str(reason))
+        error.__cause__ = causes.get(index)
+        errors[task_id] = error
+    return errors
+
+
+async def result_of_scheduler(services: Services, scheduler: Scheduler) -> RunResult:
+    """Return the result of a run that ended in this process.
+
+    Cancellation: nothing is left behind.
+    """
+    data, plan = scheduler.facts.data, scheduler.facts.data.plan
+    states, ends = scheduler.machine.states, scheduler.ends
+    found = await data.broker.find(
+        [
+            Lookup(instance=instance, key=RETURN_VALUE, slots=data.book.slots_seen(instance))
+            for instance in (_instance(scheduler.run_id, plan, index) for index in plan.leaves)
+        ]
+    )
+    return RunResult(
+        run_id=scheduler.run_id,
+        dag_id=plan.dag_id,
+        state=scheduler.state,
+        params=scheduler.facts.params,
+        started_at=from_us(scheduler.facts.started_us),
+        ended_at=None if scheduler.ended_us is None else from_us(scheduler.ended_us),
+        tasks=TaskTable(scheduler.run_id, scheduler.state, plan, states, ends),
+        errors=failed_task_errors(plan, states, ends, scheduler.causes),
+        plan=plan,
+        leaves=_present(plan, states, found),
+        door=services.door,
+        reader=services.broker.reader,
+    )
+
+
+async def result_of_image(services: Services, plan: Plan, image: RunImage) -> RunResult:
+    """Return the result of a run that ended before, from what is stored.
+
+    Cancellation: nothing is left behind.
+    """
+    run = image.stored.run
+    states, ends = task_states(plan, image.instances), task_ends(plan, image.instances)
+    lookups = [Lookup(instance=_instance(run.run_id, plan, index), key=RETURN_VALUE) for index in plan.leaves]
+    stored = await services.broker.reader.lookup(lookups) if lookups else []
+    found = [None if entry is None else Resident(entry.value, entry.serializer) for entry in stored]
+    return RunResult(
+        run_id=run.run_id,
+        dag_id=plan.dag_id,
+        state=run.state,
+        params=run.params,
+        started_at=run.created_at,
+        ended_at=run.ended_at,
+        tasks=TaskTable(run.run_id, run.state, plan, states, ends),
+        errors=failed_task_errors(plan, states, ends, {}),
+        plan=plan,
+        leaves=_present(plan, states, found),
+        door=services.door,
+        reader=services.broker.reader,
+    )
+
+
+def _present(plan: Plan, states: Sequence[TaskState], found: Sequence[Resident | None]) -> dict[int, Resident]:
+    return {
+        index: value
+        for index, value in zip(plan.leaves, found, strict=True)
+        if value is not None and states[index] is TaskState.SUCCESS
+    }
+
+
+def _instance(run_id: str, plan: Plan, index: int) -> InstanceKey:
+    return InstanceKey(run_id, plan.task_ids[index], None)
+
+
+def conclude(result: RunResult, failure: BaseException | None, *, raise_on_failure: bool) -> RunResult:
+    """Return a result, or raise what the run's end means to whoever awaited it.
+
+    Args:
+        result: what came of the run.
+        failure: what stopped it: a store's fault, or a KeyboardInterrupt.
+        raise_on_failure: whether a failed run raises.
+
+    Raises:
+        RunFailedError: it failed.
+        RunCancelledError: it was cancelled.
+        RunInterruptedError: it was interrupted without a failure to raise.
+    """
+    if result.state is RunState.CANCELLED:
+        raise RunCancelledError(result.run_id)
+    if result.state is RunState.INTERRUPTED or failure is not None:
+        raise failure if failure is not None else RunInterruptedError(result.run_id)
+    if result.state is RunState.FAILED and raise_on_failure:
+        message = f"run {result.run_id!r} of DAG {result.dag_id!r} failed"
+        raise RunFailedError(message, list(result.errors.values()), run_id=result.run_id, result=result)
+    return result

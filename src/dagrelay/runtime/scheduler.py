@@ -1,0 +1,306 @@
+"""One run's actor: feeds what happens to the pure machine and carries out its commands."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+import anyio
+import attrs
+
+from dagrelay.actors.mailbox import Mailbox, MailboxClosed
+from dagrelay.engine.machine import (
+    AttemptEnded,
+    Begin,
+    CancelAttempts,
+    CancelRequested,
+    Command,
+    EndRun,
+    InterruptRequested,
+    MarkTask,
+    RetryDue,
+    RunMachine,
+    StartTask,
+    WaitForRetry,
+)
+from dagrelay.errors import DagrelayError, StoreError
+from dagrelay.log import get_logger
+from dagrelay.model.records import ErrorRecord, InstanceKey
+from dagrelay.model.states import FINISHED_RUN_STATES, RunState, TaskState
+from dagrelay.runtime.attempt import Attempt, CancelReason
+from dagrelay.runtime.hosting import Job
+from dagrelay.stores.operations import FinishAttempt, MarkInstance, PruneRuns, SetRunState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dagrelay.runtime.admission import Admission
+    from dagrelay.runtime.attempt import RunFacts
+    from dagrelay.runtime.hosting import Hosting
+
+__all__ = ("Scheduler", "TaskEnd")
+
+
+@attrs.frozen
+class _Outcomes:
+    outcomes: Sequence[FinishAttempt]
+
+
+@attrs.frozen
+class _StoreFailed:
+    error: StoreError
+    lost: Sequence[FinishAttempt]
+
+
+@attrs.frozen
+class _AttemptLost:
+    index: int
+    state: TaskState = TaskState.INTERRUPTED
+
+
+@attrs.frozen
+class _Retry:
+    index: int
+
+
+@attrs.frozen
+class _Cancel:
+    pass
+
+
+@attrs.frozen
+class _Interrupt:
+    pass
+
+
+_Message: TypeAlias = _Outcomes | _StoreFailed | _AttemptLost | _Retry | _Cancel | _Interrupt
+
+_REASONS = {TaskState.CANCELLED: CancelReason.CANCELLED, TaskState.INTERRUPTED: CancelReason.INTERRUPTED}
+_MAX_MESSAGES = 4096
+
+
+@attrs.frozen(slots=True)
+class TaskEnd:
+    """How a task's latest attempt, or the task without one, ended."""
+
+    attempt: int
+    """The attempt; 0 if there was none."""
+    started_us: int | None
+    """When it started."""
+    ended_us: int | None
+    """When it ended; None if its owner died."""
+    error: ErrorRecord | None
+    """Why it ended badly."""
+
+
+class Scheduler:
+    """Runs one run. Its methods post messages; `run` handles them one at a time.
+
+    Args:
+        facts: what the run's attempts share.
+        machine: the run's machine, not begun.
+        ends: how tasks that ended in an earlier part of the run ended, by topological index.
+        admission: what grants slots.
+        hosting: what carries attempts.
+        keep_runs: finished runs of the DAG to keep when this one ends.
+    """
+
+    # ------------------------------------------------------------------------------------------------------- handle
+
+    def __init__(
+        self,
+        facts: RunFacts,
+        machine: RunMachine,
+        *,
+        ends: dict[int, TaskEnd],
+        admission: Admission[Job],
+        hosting: Hosting,
+        keep_runs: int,
+    ) -> None:
+        """Set up; nothing starts before `run`."""
+        self.facts = facts
+        self.machine = machine
+        self.ends = ends
+        self.state: RunState = RunState.RUNNING
+        self.ended = anyio.Event()
+        self.ended_us: int | None = None
+        self.failure: BaseException | None = None
+        """What stopped the run and is to be raised by whoever awaits it: a store's fault, or a KeyboardInterrupt."""
+        self.causes: dict[int, BaseException] = {}
+        """Exceptions of attempts that failed in this process, by topological index."""
+        self._admission = admission
+        self._hosting = hosting
+        self._keep_runs = keep_runs
+        self._mailbox: Mailbox[_Message] = Mailbox(f"scheduler {facts.data.book.run_id}", _MAX_MESSAGES)
+        self._jobs: dict[int, Job] = {}
+        self._end_state: RunState | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self.facts.data.book.run_id
+
+    def cancel(self) -> None:
+        """Ask that the run end as cancelled."""
+        self._post(_Cancel())
+
+    def interrupt(self, error: BaseException | None = None) -> None:
+        """Ask that the run stop, to be resumed; `error` is then what its awaiter gets."""
+        if error is not None and self.failure is None:
+            self.failure = error
+        self._post(_Interrupt())
+
+    def outcomes(self, outcomes: Sequence[FinishAttempt]) -> None:
+        """Take the broker's report that attempts ended."""
+        self._post(_Outcomes(outcomes))
+
+    def store_failed(self, error: StoreError, lost: Sequence[FinishAttempt]) -> None:
+        """Take the broker's report that the run's writes fail."""
+        self._post(_StoreFailed(error, lost))
+
+    def _attempt_ended(self, attempt: Attempt, is_taken: bool) -> None:  # noqa: FBT001 - the shape of a host's report
+        self._jobs.pop(attempt.index, None)
+        if attempt.error is not None and attempt.cancel_reason is CancelReason.INTERRUPTED:
+            self.interrupt(attempt.error)  # A KeyboardInterrupt or a store's fault, which concern the whole run.
+        elif attempt.error is not None:
+            self.causes[attempt.index] = attempt.error
+        if not is_taken:
+            self._post(_AttemptLost(attempt.index))
+
+    def _post(self, message: _Message) -> None:
+        try:
+            self._mailbox.post(message)
+        except MailboxClosed:
+            pass  # The run has ended; whatever this is comes too late for it.
+
+    # --------------------------------------------------------------------------------------------------------- loop
+
+    async def run(self) -> None:
+        """Run to the end. Shields itself; it is stopped by `cancel` and `interrupt`."""
+        book, broker = self.facts.data.book, self.facts.data.broker
+        self._admission.enter(self, self.facts.data.plan.max_concurrency)
+        with anyio.CancelScope(shield=True):
+            try:
+                self._carry_out(self.machine.step(Begin()))
+                while self._end_state is None:
+                    for message in await self._mailbox.drain(_MAX_MESSAGES):
+                        self._handle(message)
+                await self._record_end(self._end_state)
+            except Exception as error:  # noqa: BLE001 - a bug of ours must reach whoever awaits the run, and nobody else
+                get_logger().exception("scheduler.died", run_id=self.run_id)
+                self.failure = self.failure or error
+                self.state = RunState.INTERRUPTED
+                for job in self._jobs.values():
+                    job.attempt.cancel(CancelReason.INTERRUPTED)
+            finally:
+                self._mailbox.discard()
+                self._admission.withdraw(self)
+                self._admission.leave(self)
+                broker.leave_run(book)
+                self.ended.set()
+
+    def _handle(self, message: _Message) -> None:
+        machine, index_of = self.machine, self.facts.data.plan.index
+        match message:
+            case _Outcomes(outcomes):
+                for outcome in outcomes:
+                    self._take_outcome(index_of[outcome.instance.task_id], outcome)
+            case _Retry(index):
+                self._carry_out(machine.step(RetryDue(index)))
+            case _AttemptLost(index, state):
+                self._lose(index, state)
+            case _Cancel():
+                self._carry_out(machine.step(CancelRequested()))
+            case _Interrupt():
+                self._carry_out(machine.step(InterruptRequested()))
+            case _StoreFailed(error, lost):
+                self.failure = self.failure or error
+                self._carry_out(machine.step(InterruptRequested()))
+                for outcome in lost:
+                    self._lose(index_of[outcome.instance.task_id], TaskState.INTERRUPTED)
+            case _ as never:
+                assert_never(never)
+
+    def _take_outcome(self, index: int, outcome: FinishAttempt) -> None:
+        self.ends[index] = TaskEnd(outcome.attempt, outcome.started_us, outcome.ended_us, outcome.error)
+        if outcome.failures:
+            self.machine.failures[index] = outcome.failures
+        if outcome.interruptions:
+            self.machine.interruptions[index] = outcome.interruptions
+        self._carry_out(self.machine.step(AttemptEnded(index, outcome.state, outcome.retry_us)))
+
+    def _lose(self, index: int, state: TaskState) -> None:
+        """Give up an attempt whose outcome was not stored; under PIPELINED it may have been taken already."""
+        if self.machine.is_active(index):
+            self._carry_out(self.machine.step(AttemptEnded(index, state)))
+
+    # ----------------------------------------------------------------------------------------------------- commands
+
+    def _carry_out(self, commands: Sequence[Command]) -> None:
+        for command in commands:
+            match command:
+                case StartTask(index, number):
+                    self._start(index, number)
+                case MarkTask(index, state):
+                    self._mark(index, state)
+                case WaitForRetry(index, retry_us):
+                    delay_s = (retry_us - self.facts.environment.now_us()) / 1_000_000
+                    self.facts.timers.after(delay_s, partial(self._post, _Retry(index)))
+                case CancelAttempts(state):
+                    self._stop_attempts(state)
+                case EndRun(state):
+                    self._end_state = state
+                case _ as never:
+                    assert_never(never)
+
+    def _start(self, index: int, number: int) -> None:
+        attempt = Attempt(
+            self.facts,
+            index,
+            number,
+            failures=self.machine.failures.get(index, 0),
+            interruptions=self.machine.interruptions.get(index, 0),
+        )
+        job = Job(self, attempt, self._attempt_ended)
+        self._jobs[index] = job
+        self._hosting.submit(job)
+
+    def _mark(self, index: int, state: TaskState) -> None:
+        data, now_us = self.facts.data, self.facts.environment.now_us()
+        error = None
+        if state is TaskState.FAILED:
+            error = ErrorRecord(
+                type="TooManyInterruptions", message="interrupted more often than Limits.max_interruptions allows"
+            )
+        instance = InstanceKey(self.run_id, data.plan.tasks[index].task_id, None)
+        self.ends[index] = TaskEnd(0, None, now_us, error)
+        operation = MarkInstance(instance=instance, state=state, at_us=now_us, seq=data.book.next_seq(), error=error)
+        try:
+            data.broker.mark(data.book, operation)
+        except DagrelayError as failure:
+            self.interrupt(failure)
+
+    def _stop_attempts(self, state: TaskState) -> None:
+        for job in self._admission.withdraw(self):
+            self._jobs.pop(job.attempt.index, None)
+            # A queued attempt leaves no trace: its number is simply not used.
+            self._post(_AttemptLost(job.attempt.index, state))
+        reason = _REASONS[state]
+        for job in list(self._jobs.values()):
+            self._hosting.cancel(job.attempt, reason)
+
+    async def _record_end(self, state: RunState) -> None:
+        data = self.facts.data
+        self.ended_us = self.facts.environment.now_us()
+        operation = SetRunState(run_id=self.run_id, state=state, at_us=self.ended_us, seq=data.book.next_seq())
+        try:
+            await data.broker.write(operation, data.book, then=self._prune(state, self.ended_us))
+        except DagrelayError as error:
+            self.failure = self.failure or error
+            state = RunState.INTERRUPTED
+        self.state = state
+
+    def _prune(self, state: RunState, at_us: int) -> PruneRuns | None:
+        if state not in FINISHED_RUN_STATES:
+            return None
+        return PruneRuns(dag_id=self.facts.data.plan.dag_id, keep=self._keep_runs, at_us=at_us)

@@ -1,0 +1,43 @@
+"""Runs a handler's coroutine inside the host's task but in a context of its own.
+
+A task per attempt would cost more than all else the runtime does for it; a user can't tell the difference, as context variables
+stay isolated, and timeouts and task groups inside the handler find the host's task as theirs.
+"""
+
+from __future__ import annotations
+
+from types import coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+    from contextvars import Context
+
+__all__ = ("drive",)
+
+T = TypeVar("T")
+
+
+@coroutine
+def drive(handler: Coroutine[Any, Any, T], context: Context, on_suspend: Callable[[], None]) -> Generator[Any, Any, T]:
+    """Run a coroutine to its end in `context` and return its value; `on_suspend` is called when it first suspends.
+
+    Cancellation: goes into the coroutine like any exception, at the point where it waits.
+    """
+    step: Callable[[Any], Any] = handler.send
+    given: Any = None
+    is_suspended = False
+    while True:
+        try:
+            wanted = context.run(step, given)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        if not is_suspended:
+            is_suspended = True
+            on_suspend()
+        try:
+            given = yield wanted
+        except BaseException as error:  # noqa: BLE001 - it is the handler's to catch, whatever it is
+            step, given = handler.throw, error
+        else:
+            step = handler.send

@@ -1,0 +1,73 @@
+"""What travels through the broker's mailbox, and how a drain of it is cut into batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import attrs
+
+from dagrelay.stores.operations import FinishAttempt, MarkInstance, Operation, PruneRuns, PutEntries, StartAttempt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from dagrelay.actors.reply import Reply
+    from dagrelay.xcom.book import RunBook
+
+__all__ = ("MAX_BATCH_BYTES", "MAX_BATCH_OPERATIONS", "Barrier", "Message", "Request", "run_id_of", "split")
+
+MAX_BATCH_OPERATIONS: Final = 1024
+MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
+
+
+@attrs.define(eq=False)
+class Request:
+    """One accepted operation on its way to the store."""
+
+    operation: Operation
+    """What to write."""
+    book: RunBook | None
+    """The page of its run; None for an operation on no run that may be live."""
+    size: int = 0
+    """Bytes of the values it carries."""
+    reply: Reply[int] | None = None
+    """Where its result goes; None for a cast."""
+    with_start: bool = False
+    """An outcome whose start was never cast, so that its events tell of it too."""
+
+
+@attrs.frozen
+class Barrier:
+    """Answered once everything before it is over."""
+
+    reply: Reply[None]
+    """Where to answer."""
+
+
+Message: TypeAlias = Request | Barrier
+
+
+def split(messages: Iterable[Message]) -> Iterator[list[Message]]:
+    """Yield the messages in order, in batches of at most MAX_BATCH_BYTES (or of one that is larger)."""
+    batch: list[Message] = []
+    size = 0
+    for message in messages:
+        weight = message.size if isinstance(message, Request) else 0
+        if batch and size + weight > MAX_BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(message)
+        size += weight
+    if batch:
+        yield batch
+
+
+def run_id_of(operation: Operation) -> str | None:
+    """Return the run an operation concerns; None if it concerns several."""
+    match operation:
+        case FinishAttempt() | StartAttempt() | MarkInstance() | PutEntries():
+            return operation.instance.run_id
+        case PruneRuns():
+            return None
+        case _:
+            return operation.run_id

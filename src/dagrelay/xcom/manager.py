@@ -1,0 +1,232 @@
+"""The runtime's face of the data: push, pull, list and delete XComs of any run, from outside its tasks."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import attrs
+
+from dagrelay.errors import XComNotFoundError
+from dagrelay.ids import check_key, check_run_id, check_task_id
+from dagrelay.model.missing import MISSING
+from dagrelay.model.records import InstanceKey
+from dagrelay.stores.base import Lookup
+from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, DeleteEntries
+from dagrelay.xcom.door import DEFAULT_OPTIONS, entry_record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dagrelay.dag.definition import DAG
+    from dagrelay.model.policies import XComOptions
+    from dagrelay.model.records import XComEntry
+    from dagrelay.stores.base import Store, StoredEntry
+    from dagrelay.xcom.broker import Broker
+    from dagrelay.xcom.door import Door
+
+__all__ = ("XComManager", "upstream_values")
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+_READ_CHUNK = 500
+"""Task ids in one read of many tasks' entries."""
+
+
+class XComManager:
+    """XComs of any run, as everybody outside it sees them: committed values of succeeded attempts.
+
+    It is `runtime.xcom`; there is no need to make one.
+    """
+
+    def __init__(self, store: Store, broker: Broker, door: Door) -> None:
+        """Take what the runtime has."""
+        self._store = store
+        self._broker = broker
+        self._door = door
+
+    async def push(
+        self,
+        run_id: str,
+        task_id: str,
+        key: str,
+        value: Any,
+        *,
+        map_index: int | None = None,
+        options: XComOptions | None = None,
+    ) -> XComEntry:
+        """Store a value from outside; it is on disk when this returns.
+
+        The run need not exist. The entry carries attempt 0, is visible at once, survives retries, and yields to what a succeeded
+        attempt pushed under the same key.
+
+        Raises:
+            InvalidIdError: an id or the key is not legal.
+            XComSerializationError: the value can't be stored exactly.
+            XComTooLargeError: it is over a limit.
+            XComConflictError: it would replace the return value of a task that has succeeded.
+
+        Cancellation: once the call has begun to wait, the value may be stored all the same.
+        """
+        instance = InstanceKey(check_run_id(run_id), check_task_id(task_id), map_index)
+        key = check_key(key)
+        # The snapshot comes before the first checkpoint; its place in the timeline after it, once the run's page is open.
+        draft = self._door.draft(key, value, options=options or DEFAULT_OPTIONS)
+        book = await self._broker.book(instance.run_id)
+        (entry,) = await self._broker.push(book, instance=instance, slot=OUTSIDE, attempt=0, drafts=[draft])
+        found = await self._store.find_run(instance.run_id)
+        return entry_record(instance, entry, attempt=0, lifetime="run", dag_id=None if found is None else found.run.dag_id)
+
+    @overload
+    async def pull(self, run_id: str, task_id: str, key: str = ..., *, as_type: type[T], map_index: int | None = ...) -> T: ...
+    @overload
+    async def pull(
+        self, run_id: str, task_id: str, key: str = ..., *, default: D, as_type: type[T], map_index: int | None = ...
+    ) -> T | D: ...
+    @overload
+    async def pull(
+        self, run_id: str, task_id: str, key: str = ..., *, default: Any = ..., as_type: Any = ..., map_index: int | None = ...
+    ) -> Any: ...
+    async def pull(
+        self,
+        run_id: str,
+        task_id: str,
+        key: str = RETURN_VALUE,
+        *,
+        default: Any = MISSING,
+        as_type: Any = MISSING,
+        map_index: int | None = None,
+    ) -> Any:
+        """Return a value, a fresh copy for each call.
+
+        Args:
+            run_id: the run, running or not, of this or an earlier process.
+            task_id: the task.
+            key: the key.
+            default: what to return if there is no such entry; a stored None is a value.
+            as_type: a type to structure the plain JSON value into, strictly.
+            map_index: the place in a mapped task.
+
+        Raises:
+            XComNotFoundError: there is no such entry, and no default.
+            XComTypeError: the value is not of `as_type`.
+            StoreCorruptError: what is stored is damaged.
+
+        Cancellation: nothing is left behind.
+        """
+        instance = InstanceKey(check_run_id(run_id), check_task_id(task_id), map_index)
+        key = check_key(key)
+        (found,) = await self._broker.reader.lookup([Lookup(instance=instance, key=key)])
+        if found is not None:
+            return self._door.decode(found.serializer, found.value, as_type)
+        if default is not MISSING:
+            return default
+        raise await self.not_found(instance, key)
+
+    async def pull_many(self, run_id: str, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Any]:
+        """Return the values of unmapped (task id, key) pairs that are there, as one read; the others are left out."""
+        run_id = check_run_id(run_id)
+        lookups = [Lookup(instance=InstanceKey(run_id, check_task_id(task), None), key=check_key(key)) for task, key in wanted]
+        found = await self._broker.reader.lookup(lookups)
+        return {
+            pair: self._door.decode(entry.serializer, entry.value)
+            for pair, entry in zip(wanted, found, strict=True)
+            if entry is not None
+        }
+
+    async def pull_from_upstream(self, run_id: str, task_id: str, dag: DAG, *, direct: bool = False) -> dict[str, dict[str, Any]]:
+        """Return what the upstream tasks of a task have pushed.
+
+        Args:
+            run_id: the run.
+            task_id: the task of `dag` to look up from.
+            dag: the DAG, for its edges.
+            direct: only the direct upstreams.
+
+        Returns:
+            Mapping task id -> {key: value}, in topological order; a task without entries has an empty mapping.
+
+        Raises:
+            DAGValidationError: the DAG can't be planned.
+            XComNotFoundError: the DAG has no such task.
+
+        Cancellation: nothing is left behind.
+        """
+        run_id, task_id = check_run_id(run_id), check_task_id(task_id)
+        plan = dag.plan()
+        if task_id not in plan.index:
+            near = get_close_matches(task_id, plan.task_ids)
+            raise XComNotFoundError(run_id, task_id, "*", near=near, hint=f"DAG {plan.dag_id!r} has no such task")
+        upstream = [plan.tasks[i].task_id for i in plan.upstream_of(plan.index[task_id], direct=direct)]
+        return await upstream_values(self._store, self._door, run_id, upstream)
+
+    async def delete(self, run_id: str, task_id: str, key: str | None = None) -> int:
+        """Delete a task's entries under one key, or all; of every attempt, and of every index of a mapped task.
+
+        Returns:
+            How many entries were deleted; 0 if there were none.
+
+        Cancellation: once the call has begun to wait, the entries may be deleted all the same.
+        """
+        run_id, task_id = check_run_id(run_id), check_task_id(task_id)
+        key = None if key is None else check_key(key)
+        book = await self._broker.book(run_id)
+        operation = DeleteEntries(
+            run_id=run_id, task_id=task_id, key=key, slots=None, at_us=self._door.now_us(), seq=book.next_seq()
+        )
+        return await self._broker.write(operation, book)
+
+    async def list(
+        self,
+        run_id: str,
+        task_id: str | None = None,
+        *,
+        prefix: str | None = None,
+        all_attempts: bool = False,
+        include_values: bool = False,
+    ) -> list[XComEntry]:
+        """Return a run's entries, by task, map index and key.
+
+        Args:
+            run_id: the run.
+            task_id: only this task's.
+            prefix: only keys beginning so.
+            all_attempts: also those of failed and unfinished attempts, with the attempt's state.
+            include_values: decode the values too; sensitive ones stay masked as None.
+
+        Cancellation: nothing is left behind.
+        """
+        tasks = None if task_id is None else [check_task_id(task_id)]
+        rows = await self._store.entries(
+            check_run_id(run_id), task_ids=tasks, prefix=prefix, all_attempts=all_attempts, with_values=include_values
+        )
+        return [self._with_value(entry, stored) for entry, stored in rows]
+
+    def _with_value(self, entry: XComEntry, stored: StoredEntry | None) -> XComEntry:
+        if stored is None or entry.sensitive:
+            return entry
+        return attrs.evolve(entry, value=self._door.decode(stored.serializer, stored.value))
+
+    async def not_found(self, instance: InstanceKey, key: str) -> XComNotFoundError:
+        """Return the error for a missing entry, with the task's state and the keys or tasks that are near."""
+        run_id, task_id, _ = instance
+        keys = [entry.key for entry, _ in await self._store.entries(run_id, task_ids=[task_id])]
+        instances = await self._store.instances(run_id, task_id=task_id)
+        if not instances and not keys:
+            known = {each.instance.task_id for each in await self._store.instances(run_id)}
+            near = get_close_matches(task_id, sorted(known))
+            return XComNotFoundError(run_id, task_id, key, near=near)
+        state = str(instances[0].state) if instances else "not started"
+        return XComNotFoundError(run_id, task_id, key, state=state, near=get_close_matches(key, keys))
+
+
+async def upstream_values(store: Store, door: Door, run_id: str, upstream: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return {task id: {key: value}} of the tasks given, in that order, as every reader may see them."""
+    values: dict[str, dict[str, Any]] = {task_id: {} for task_id in upstream}
+    for start in range(0, len(upstream), _READ_CHUNK):
+        rows = await store.entries(run_id, task_ids=upstream[start : start + _READ_CHUNK], with_values=True)
+        for entry, stored in rows:
+            if stored is not None:
+                values[entry.task_id][entry.key] = door.decode(stored.serializer, stored.value)
+    return values
