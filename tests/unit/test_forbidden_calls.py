@@ -13,8 +13,8 @@ REVIVERS: Final = frozenset({"cloudpickle", "dill", "jsonpickle", "marshal", "pi
 EVALUATORS: Final = frozenset({"__import__", "breakpoint", "compile", "eval", "exec"})
 IMPORTERS: Final = frozenset({"import_module", "load_module", "exec_module", "spec_from_file_location", "run_module", "run_path"})
 FORMATTERS: Final = frozenset({"format", "format_map", "vformat", "Formatter", "safe_substitute", "substitute"})
-REACHERS: Final = frozenset({"attrgetter", "delattr", "getattr", "methodcaller", "setattr", "vars"})
-DUNDER_REACHERS: Final = frozenset({"__getattribute__", "__dict__", "__class__", "__globals__"})
+ATTRIBUTE_CALLS: Final = frozenset({"attrgetter", "delattr", "getattr", "methodcaller", "setattr", "vars"})
+DUNDERS: Final = frozenset({"__getattribute__", "__dict__", "__class__", "__globals__"})
 
 
 def name_of(call: ast.Call) -> str:
@@ -46,9 +46,9 @@ def reaches(module: Module) -> list[str]:
         return []
     found: list[str] = []
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Call) and name_of(node) in FORMATTERS | REACHERS:
+        if isinstance(node, ast.Call) and name_of(node) in FORMATTERS | ATTRIBUTE_CALLS:
             found.append(f"line {node.lineno} calls {name_of(node)}")
-        if isinstance(node, ast.Attribute) and node.attr in DUNDER_REACHERS:
+        if isinstance(node, ast.Attribute) and node.attr in DUNDERS:
             found.append(f"line {node.lineno} reads {node.attr}")
     return found
 

@@ -65,7 +65,7 @@ def test_no_delay_stays_none_however_often_it_is_tried() -> None:
     jitter=st.floats(0, 1),
     seed=st.integers(0, 2**32),
 )
-def test_every_wait_is_finite_and_within_its_bounds(  # noqa: PLR0917 - Hypothesis passes them by name
+def test_every_wait_is_finite_and_within_its_bounds(
     attempt: int, delay_s: float, backoff: float, max_delay_s: float, jitter: float, seed: int
 ) -> None:
     """No setting yields a wait that is negative, endless or above the longest one plus jitter."""
