@@ -45,7 +45,7 @@ _CONTAINERS: Final[frozenset[type[Any]]] = frozenset({dict, list, tuple})
 _GENERATORS: Final[tuple[type[Any], ...]] = (GeneratorType, AsyncGeneratorType)
 _BASES: Final[dict[str, type[Any]]] = {base.__name__: base for base in (dict, list, tuple, str, int, float)}
 _DEEPEST: Final = 1_000  # Deeper than what any limit of depth allows that recursion has to follow.
-_WIDE: Final = 100_000  # Containers of one layer above which it is worth asking whether they are the same ones over and over.
+_WIDE: Final = 20_000  # Containers of one layer above which it is worth asking whether they are the same ones over and over.
 
 
 type_of: Final = cast("Callable[[object], type[Any]]", type)
@@ -111,9 +111,10 @@ class _TooLarge(Exception):  # noqa: N818 - it ends the walk and is seen by nobo
 
 def _walk(value: object, max_depth: int, max_bytes: float) -> bool:  # noqa: C901, PLR0912 - a call per item would double its cost
     """Return what `check_exact` does."""
-    size = 0
+    size = -2  # what the tuple around the value is counted for
     depth = 0
     is_alike = True
+    is_weighed = False
     layer: list[Any] = [(value,)]  # Layer by layer: the depth is then one number for all.
     while layer:
         below: list[Any] = []
@@ -151,7 +152,11 @@ def _walk(value: object, max_depth: int, max_bytes: float) -> bool:  # noqa: C90
         if below and depth > max_depth:
             raise _NotPlain
         if len(below) > _WIDE:
-            size = max(size, _weight(value))
+            if not is_weighed:
+                is_weighed = True
+                weight = _weight(value)
+                if weight > max_bytes:
+                    raise _TooLarge(weight)
             below = list({id(item): item for item in below}.values())
         layer = below
     return is_alike
@@ -239,7 +244,7 @@ def _find_culprit(value: object, max_depth: int) -> tuple[str, str] | None:
     """Return the reason and the path of the first part that is not plain, in the order it would be written."""
     levels: list[Iterator[tuple[str, Any]]] = [iter([("$", value)])]
     trail: list[str] = [""]  # Invariant: trail[i] is the step last taken at levels[i].
-    holders: list[int] = []  # Invariant: holders[i] is the container that levels[i + 1] walks.
+    holders: dict[int, None] = {}  # Invariant: in order, the containers that levels[1:] walk.
     clean: set[int] = set()
     while levels:
         for step, item in levels[-1]:
@@ -251,7 +256,7 @@ def _find_culprit(value: object, max_depth: int) -> tuple[str, str] | None:
                 elif len(levels) > max_depth:
                     reason = f"nested deeper than {max_depth} levels; raise Limits(max_depth=...)"
                 else:
-                    holders.append(id(item))
+                    holders[id(item)] = None
                     levels.append(_steps(item))
                     trail.append("")
                     break
@@ -261,7 +266,7 @@ def _find_culprit(value: object, max_depth: int) -> tuple[str, str] | None:
             levels.pop()
             trail.pop()
             if holders:
-                clean.add(holders.pop())
+                clean.add(holders.popitem()[0])
     return None
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import sys
 import types
 from collections import abc
+from contextvars import ContextVar
 from typing import (
+    TYPE_CHECKING,
     Annotated,
     Any,
     Final,
     ForwardRef,
     NewType,
+    NotRequired,
+    Required,
+    TypeAlias,
     TypeVar,
     Union,
     get_args,
     get_origin,
+    get_type_hints,
     is_typeddict,
 )
 
@@ -22,13 +28,18 @@ from dagrelay.model.missing import MISSING
 from dagrelay.model.records import XComValue
 from dagrelay.serializers.exactness import type_name
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = (
     "DICT_LIKE",
     "LIST_LIKE",
     "PLAIN_SCALARS",
     "SET_LIKE",
+    "Hook",
     "alias_value",
     "describe",
+    "hooks_of_parts",
     "is_any",
     "is_hashable",
     "is_named_tuple",
@@ -36,8 +47,14 @@ __all__ = (
     "is_record",
     "is_typed_dict",
     "is_union",
+    "typed_dict_fields",
     "unwrap",
 )
+
+Hook: TypeAlias = "Callable[[Any], Any]"
+"""Turns one value into another."""
+
+_OPENED: ContextVar[frozenset[tuple[Any, Any]]] = ContextVar("_OPENED", default=frozenset())
 
 PLAIN_SCALARS: Final[frozenset[Any]] = frozenset({str, int, float, bool, types.NoneType})
 """Types that JSON has itself, but for its containers."""
@@ -118,6 +135,49 @@ def alias_value(declared: Any) -> Any:
     if _is_alias(origin):
         return origin.__value__[get_args(declared)]
     return declared.__value__ if _is_alias(declared) else MISSING
+
+
+def typed_dict_fields(declared: Any) -> dict[str, tuple[Any, bool]]:
+    """Return the keys of a TypedDict, each with its type and whether it is required."""
+    kind = get_origin(declared) or declared
+    arguments = dict(zip(getattr(kind, "__parameters__", ()), get_args(declared), strict=False))
+    fields: dict[str, tuple[Any, bool]] = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        # The class itself does not see these words in annotations that are kept as text.
+        said = get_origin(hint)
+        is_required = said is Required or (said is not NotRequired and name in kind.__required_keys__)
+        bare = get_args(hint)[0] if said in {Required, NotRequired} else hint
+        fields[name] = _filled_in(bare, arguments), is_required
+    return fields
+
+
+def _filled_in(hint: Any, arguments: dict[Any, Any]) -> Any:
+    if hint in arguments:
+        return arguments[hint]
+    parameters = getattr(hint, "__parameters__", ())
+    return hint[tuple(arguments.get(parameter, parameter) for parameter in parameters)] if arguments and parameters else hint
+
+
+def hooks_of_parts(owner: Any, hints: dict[str, Any], hook_of: Callable[[Any], Hook]) -> dict[str, Hook]:
+    """Return the hooks for the parts of a type, of which one may be the type itself: its hook is looked up when called.
+
+    Args:
+        owner: what tells the type from others.
+        hints: the annotation of each part.
+        hook_of: what returns the hook for an annotation.
+    """
+    opened = _OPENED.get()
+    if (hook_of, owner) in opened:
+        return {name: _late(hook_of, hint) for name, hint in hints.items()}
+    token = _OPENED.set(opened | {(hook_of, owner)})
+    try:
+        return {name: hook_of(hint) for name, hint in hints.items()}
+    finally:
+        _OPENED.reset(token)
+
+
+def _late(hook_of: Callable[[Any], Hook], hint: Any) -> Hook:
+    return lambda value: hook_of(hint)(value)  # noqa: PLW0108 - inlined, it would be looked up at once
 
 
 def is_record(kind: Any) -> bool:

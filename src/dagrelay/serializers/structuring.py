@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from enum import Enum, Flag
 from functools import cache, lru_cache, partial
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args, get_origin, get_type_hints
 
 from dagrelay.errors import XComTypeError
 from dagrelay.model.missing import MISSING
@@ -18,8 +18,10 @@ from dagrelay.serializers.hints import (
     DICT_LIKE,
     LIST_LIKE,
     SET_LIKE,
+    Hook,
     alias_value,
     describe,
+    hooks_of_parts,
     is_any,
     is_hashable,
     is_named_tuple,
@@ -27,6 +29,7 @@ from dagrelay.serializers.hints import (
     is_record,
     is_typed_dict,
     is_union,
+    typed_dict_fields,
     unwrap,
 )
 from dagrelay.serializers.models import model_reader
@@ -38,8 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import cattrs
-
-    Hook: TypeAlias = Callable[[Any], Any]
 
 __all__ = ("structure_hook",)
 
@@ -68,7 +69,7 @@ def _build(declared: Any) -> Hook:
         return _float if declared is float else _exact_hook(declared)
     alias = alias_value(declared)
     if alias is not MISSING:
-        return _late(alias)
+        return hooks_of_parts(get_origin(declared) or declared, {"": alias}, structure_hook)[""]
     if is_union(declared):
         return union_hook(declared, structure_hook)
     if get_origin(declared) is Literal:
@@ -110,11 +111,6 @@ def _container_hook(declared: Any) -> Hook | None:
             return _list_hook(args[0] if args else Any, tuple)
         return _tuple_hook(args)
     return None
-
-
-def _late(declared: Any) -> Hook:
-    """Return a hook that looks its type up when it is called, so that types may speak of themselves."""
-    return lambda value: structure_hook(declared)(value)  # noqa: PLW0108 - inlined, it would be looked up at once
 
 
 def _within(step: str, error: XComTypeError) -> XComTypeError:
@@ -260,7 +256,8 @@ def _fixed(converts: list[Hook], value: Any) -> list[Any]:
 
 def _named_tuple_hook(kind: Any) -> Hook:
     hints = get_type_hints(kind)
-    converts = [_late(hints.get(field, Any)) for field in kind._fields]
+    parts = hooks_of_parts(kind, {field: hints.get(field, Any) for field in kind._fields}, structure_hook)
+    converts = list(parts.values())
     return lambda value: kind._make(_fixed(converts, value))
 
 
@@ -304,12 +301,37 @@ def _record_hook(declared: Any) -> Hook:
 
 
 def _typed_dict_hook(declared: Any) -> Hook:
-    from cattrs.gen.typeddicts import (  # noqa: PLC0415 - imported late, as it takes long
-        make_dict_structure_fn,  # pyright: ignore[reportUnknownVariableType] - it says `dict` of any kind
-    )
+    fields = typed_dict_fields(declared)
+    hints = {name: hint for name, (hint, _) in fields.items()}
+    converts = hooks_of_parts(get_origin(declared) or declared, hints, structure_hook)
+    required = [name for name, (_, is_required) in fields.items() if is_required]
 
-    make = cast("Callable[[Any, Any], Callable[[Any, Any], Any]]", make_dict_structure_fn)
-    return _fields_hook(declared, make(declared, _converter()))
+    def structure(value: Any) -> Any:
+        plain = _require(dict, value)
+        missing = next((name for name in required if name not in plain), None)
+        if missing is not None:
+            raise _missing(declared, missing)
+        extra = next((name for name in plain if name not in converts), None)
+        if extra is not None:
+            raise _unknown(declared, extra)
+        found: dict[str, Any] = {}
+        name = ""
+        try:
+            for name, item in plain.items():
+                found[name] = converts[name](item)
+        except XComTypeError as error:
+            raise _within(key_path(name), error) from error.__cause__
+        return found
+
+    return structure
+
+
+def _missing(declared: Any, name: str) -> XComTypeError:
+    return XComTypeError(f"a field of {describe(declared)} is missing", path=f"${key_path(name)}")
+
+
+def _unknown(declared: Any, name: str) -> XComTypeError:
+    return XComTypeError(f"{describe(declared)} has no such field", path=f"${key_path(name)}")
 
 
 def _fields_hook(declared: Any, convert: Callable[[Any, Any], Any]) -> Hook:
@@ -332,14 +354,15 @@ def _field_fault(error: Exception, declared: Any) -> XComTypeError:
 
     name = next((note.name for note in getattr(error, "__notes__", ()) if isinstance(note, AttributeValidationNote)), None)
     if isinstance(error, ForbiddenExtraKeysError):
-        extra = min(error.extra_fields)
-        return XComTypeError(f"{describe(declared)} has no such field", path=f"${key_path(extra)}")
+        return _unknown(declared, min(error.extra_fields))
     if name is None:
         return XComTypeError(f"{describe(declared)} refuses its fields: {type(error).__name__}: {error}")
     if isinstance(error, XComTypeError):
         return _within(key_path(name), error)
+    if isinstance(error, RecursionError):
+        return XComTypeError("nested too deep", path=f"${key_path(name)}")
     if isinstance(error, KeyError):
-        return XComTypeError(f"the field of {describe(declared)} is missing", path=f"${key_path(name)}")
+        return _missing(declared, name)
     return XComTypeError(f"{type(error).__name__}: {error}", path=f"${key_path(name)}")
 
 

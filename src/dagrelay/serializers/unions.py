@@ -6,9 +6,10 @@ one that would have been written exactly like this.
 
 from __future__ import annotations
 
+import dataclasses
 from enum import Enum
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import attrs
 
@@ -18,21 +19,21 @@ from dagrelay.serializers.hints import (
     DICT_LIKE,
     LIST_LIKE,
     SET_LIKE,
+    Hook,
     describe,
     is_any,
     is_named_tuple,
     is_plain_scalar,
     is_record,
     is_typed_dict,
+    typed_dict_fields,
     unwrap,
 )
 from dagrelay.serializers.scalars import SCALARS
 from dagrelay.serializers.unstructuring import identity, unstructure_hook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    Hook: TypeAlias = Callable[[Any], Any]
+    from collections.abc import Callable
 
 __all__ = ("describe_plain", "expected", "union_hook")
 
@@ -120,10 +121,9 @@ def _shallow_test(declared: Any, hook_of: Callable[[Any], Hook]) -> Callable[[An
 
 
 def _fields_test(declared: Any, hook_of: Callable[[Any], Hook]) -> Callable[[Any], bool]:
-    kind: Any = get_origin(declared) or declared
-    hints = get_type_hints(kind)
+    hints = _field_hints(declared)
     tests = {name: _test(hook_of(hint)) for name, hint in hints.items() if _is_simple(unwrap(hint))}
-    fields = frozenset(hints if is_typed_dict(declared) else _field_names(kind))
+    fields = hints.keys()
 
     def may_fit(value: Any) -> bool:
         return (
@@ -135,10 +135,13 @@ def _fields_test(declared: Any, hook_of: Callable[[Any], Hook]) -> Callable[[Any
     return may_fit
 
 
-def _field_names(kind: Any) -> Iterable[str]:
-    if attrs.has(kind):
-        return (field.name for field in attrs.fields(kind) if field.init)
-    return (name for name, field in kind.__dataclass_fields__.items() if field.init)
+def _field_hints(declared: Any) -> dict[str, Any]:
+    if is_typed_dict(declared):
+        return {name: hint for name, (hint, _) in typed_dict_fields(declared).items()}
+    kind: Any = get_origin(declared) or declared
+    hints = get_type_hints(kind)
+    fields = attrs.fields(kind) if attrs.has(kind) else dataclasses.fields(kind)
+    return {field.name: hints.get(field.name, Any) for field in fields if field.init}
 
 
 def _is_simple(declared: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from enum import Enum
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, cast, get_args, get_origin, get_type_hints
 
 from dagrelay.errors import XComTooLargeError
 from dagrelay.model.missing import MISSING
@@ -19,8 +19,10 @@ from dagrelay.serializers.hints import (
     LIST_LIKE,
     PLAIN_SCALARS,
     SET_LIKE,
+    Hook,
     alias_value,
     describe,
+    hooks_of_parts,
     is_any,
     is_hashable,
     is_named_tuple,
@@ -28,6 +30,7 @@ from dagrelay.serializers.hints import (
     is_record,
     is_typed_dict,
     is_union,
+    typed_dict_fields,
     unwrap,
 )
 from dagrelay.serializers.models import model_writer
@@ -37,8 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import cattrs
-
-    Hook: TypeAlias = Callable[[Any], Any]
 
 __all__ = ("Budget", "by_class", "unstructure_hook")
 
@@ -122,7 +123,7 @@ def _build(declared: Any) -> Hook:
         return identity
     alias = alias_value(declared)
     if alias is not MISSING:
-        return _late(alias)
+        return hooks_of_parts(get_origin(declared) or declared, {"": alias}, unstructure_hook)[""]
     if is_union(declared):
         return _union_hook(declared)
     if is_typed_dict(declared):
@@ -150,11 +151,6 @@ def _container_hook(declared: Any) -> Hook | None:
     if origin is tuple:
         return _tuple_hook(args)
     return None
-
-
-def _late(declared: Any) -> Hook:
-    """Return a hook that looks its type up when it is called, so that types may speak of themselves."""
-    return lambda value: unstructure_hook(declared)(value)  # noqa: PLW0108 - inlined, it would be looked up at once
 
 
 def _mismatch(value: Any, declared: Any) -> Any:
@@ -248,7 +244,8 @@ def _tuple_hook(args: tuple[Any, ...]) -> Hook:
 
 def _named_tuple_hook(kind: Any) -> Hook:
     hints = get_type_hints(kind)
-    converts = [_late(hints.get(field, Any)) for field in kind._fields]
+    parts = hooks_of_parts(kind, {field: hints.get(field, Any) for field in kind._fields}, unstructure_hook)
+    converts = list(parts.values())
 
     def unstructure(value: Any) -> Any:
         _spend(2 * len(value))
@@ -308,9 +305,14 @@ def _record_hook(declared: Any) -> Hook:
 
 
 def _typed_dict_hook(declared: Any) -> Hook:
-    from cattrs.gen.typeddicts import make_dict_unstructure_fn  # noqa: PLC0415 - imported late, as it takes long
+    hints = {name: hint for name, (hint, _) in typed_dict_fields(declared).items()}
+    converts = hooks_of_parts(get_origin(declared) or declared, hints, unstructure_hook)
 
-    return _guarded(dict, make_dict_unstructure_fn(declared, _converter()))
+    def unstructure(value: dict[str, Any]) -> Any:
+        _spend(5 * len(value))
+        return {key: converts.get(key, by_class)(item) for key, item in value.items()}
+
+    return _guarded(dict, unstructure)
 
 
 @cache
@@ -333,7 +335,9 @@ def _converter() -> cattrs.Converter:
 def _union_hook(declared: Any) -> Hook:
     members = [unwrap(member) for member in get_args(declared)]
     converts = [(member, unstructure_hook(member)) for member in members]
-    is_open = any(is_any(member) or convert is by_class for member, convert in converts)
+    if any(map(is_any, members)):
+        return by_class
+    is_open = any(convert is by_class for _, convert in converts)
 
     def unstructure(value: Any) -> Any:
         kind = type_of(value)
