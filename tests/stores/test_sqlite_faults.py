@@ -1,9 +1,11 @@
 """What the store does when SQLite fails: roll back, tell apart who is to blame, and never say "done" of what is not."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import anyio
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from dagrelay.errors import (
     DagrelayError,
     RunIdConflictError,
+    StaleAttemptError,
     StaleOwnerError,
     StoreCorruptError,
     StoreError,
@@ -19,6 +22,7 @@ from dagrelay.errors import (
     StoreVanishedError,
 )
 from dagrelay.stores import Lookup, SqliteStore
+from dagrelay.stores.sqlite import reads, writes
 from dagrelay.stores.sqlite import store as store_module
 from dagrelay.stores.sqlite.driver import UnitConnection
 from dagrelay.testing.story import Story
@@ -38,12 +42,12 @@ def sqlite_error(code: int) -> sqlite3.Error:
 class FaultyCursor(sqlite3.Cursor):
     """Fails where its connection is told to."""
 
-    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+    def execute(self, sql: str, parameters: Any = (), /) -> Self:
         """Execute SQL, or fail."""
         FaultyConnection.meet(self.connection, sql, parameters)
         return super().execute(sql, parameters)
 
-    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+    def executemany(self, sql: str, parameters: Any, /) -> Self:
         """Execute SQL many times, or fail."""
         FaultyConnection.meet(self.connection, sql, parameters)
         return super().executemany(sql, parameters)
@@ -65,9 +69,9 @@ class FaultyConnection(UnitConnection):
         FaultyConnection.meet(self, sql, parameters)
         return super().execute(sql, parameters)
 
-    def cursor(self, _factory: Any = None) -> Any:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+    def cursor(self, factory: Any = FaultyCursor) -> Any:
         """Return a cursor that fails likewise."""
-        return super().cursor(FaultyCursor)
+        return super().cursor(factory)
 
 
 def fail_on(start: str, code: int, *, times: int = 1, loses: bool = False, about: str = "") -> list[str]:
@@ -287,10 +291,11 @@ async def test_errors_have_names(store: SqliteStore, code: int, expected: type[S
     assert isinstance(raised.value.__cause__, sqlite3.Error)
 
 
-async def test_a_failed_read_has_a_name_and_leaves_no_transaction(store: SqliteStore) -> None:
+@pytest.mark.parametrize("loses", [False, True])
+async def test_a_failed_read_has_a_name_and_leaves_no_transaction(store: SqliteStore, *, loses: bool) -> None:
     """The next read works."""
     await store.apply([Story().create("a")])
-    fail_on("SELECT", sqlite3.SQLITE_IOERR)
+    fail_on("SELECT", sqlite3.SQLITE_IOERR, loses=loses)
     with pytest.raises(StoreError) as raised:
         await store.find_run("run")
     assert isinstance(raised.value.__cause__, sqlite3.OperationalError)
@@ -410,11 +415,12 @@ async def test_a_failing_checkpoint_does_not_keep_the_store_from_closing(tmp_pat
     await store.close()
 
 
-async def test_a_failed_migration_leaves_an_empty_database(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loses", [False, True])
+async def test_a_failed_migration_leaves_an_empty_database(tmp_path: Path, *, loses: bool) -> None:
     """It is whole or not there, and made by the next opening."""
     store = SqliteStore(tmp_path / "runs.db")
     store._factory = FaultyConnection
-    fail_on("CREATE TABLE instance", sqlite3.SQLITE_IOERR)
+    fail_on("CREATE TABLE instance", sqlite3.SQLITE_IOERR, loses=loses)
     with pytest.raises(StoreError):
         await store.open(now_us=0)
     connection = sqlite3.connect(tmp_path / "runs.db")
@@ -438,3 +444,31 @@ async def test_a_failed_take_over_leaves_the_earlier_owner_in_place(tmp_path: Pa
     assert connection.execute("SELECT epoch FROM owner").fetchone() == (1,)
     assert connection.execute("SELECT state FROM run").fetchone() == (0,)
     connection.close()
+
+
+# -------------------------------------------------------------------------------------------------- what is remembered
+
+
+async def test_names_are_forgotten_within_bounds(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the writer nor the reader grows with the ids it has met, and both read them again."""
+    monkeypatch.setattr(writes, "_KNOWN_NAMES", 3)
+    monkeypatch.setattr(reads, "_KNOWN_TASKS", 3)
+    story, tasks = Story(), [f"t{number}" for number in range(10)]
+    await store.apply([story.create(*tasks)])
+    for task in tasks:
+        assert await store.apply([story.finish(task, values={"k": task.encode()})]) == [1]
+    for task in tasks * 2:
+        assert await value_of(store, story, task) == task.encode()
+    assert len(await store.instances("run")) == 10
+    assert len(store._tasks.ids) <= 3
+    assert len(store._tasks.pks) <= 3
+
+
+async def test_a_large_batch_meets_what_is_stored(store: SqliteStore) -> None:
+    """Rows that are read many at a time fence as those read singly do."""
+    story, tasks = Story(), [f"t{number}" for number in range(100)]
+    await store.apply([story.create(*tasks), *(story.finish(task) for task in tasks[::3])])
+    results = await store.apply([story.finish(task, map_index=None if number < 90 else 0) for number, task in enumerate(tasks)])
+    assert [isinstance(result, StaleAttemptError) for result in results] == [
+        number % 3 == 0 and number < 90 for number in range(100)
+    ]

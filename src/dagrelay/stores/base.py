@@ -102,7 +102,7 @@ class Lookup:
     """Under which key."""
     slots: tuple[int, ...] | None = None
     """The slots to look in, first hit wins; None for what every reader may see: the slot of the succeeded attempt, then (only if
-    it succeeded) TASK_LIFETIME, then OUTSIDE."""
+    it succeeded) TASK_LIFETIME, then OUTSIDE. While an attempt runs, its published entries stand in place of the first two."""
 
 
 @attrs.frozen(kw_only=True)

@@ -190,15 +190,14 @@ class MemoryStore:
         run, _ = self._existing(op.instance.run_id)
         self._intern(op.instance.task_id)
         old = run.instances.get(op.instance)
-        match op:
-            case StartAttempt():
-                new = rules.started(old, op)
-            case MarkInstance():
-                new = rules.marked(old, op)
-            case FinishAttempt():
-                new, history = rules.finished(old, op)
-                run.log += history
-                self._store(run, op, op.attempt)
+        if isinstance(op, StartAttempt):
+            new = rules.started(old, op)
+        elif isinstance(op, MarkInstance):
+            new = rules.marked(old, op)
+        else:
+            new, history = rules.finished(old, op)
+            run.log += history
+            self._store(run, op, op.attempt)
         run.instances[op.instance] = new
 
     def _put(self, op: PutEntries) -> None:

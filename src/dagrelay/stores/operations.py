@@ -5,6 +5,8 @@ in the run's timeline, given out by the broker.
 
 An entry's *slot* says under which visibility it stands: a number >= 1 is the attempt that wrote it; `OUTSIDE` (0) an entry pushed
 from outside, seen at once; `TASK_LIFETIME` (-1) an entry kept over the task's attempts.
+
+Whatever names a run that is not there, or is pruned, is refused with RunNotFoundError, unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -136,7 +138,8 @@ class SetRunState:
 class StartAttempt:
     """Record that an attempt runs.
 
-    Refused with StaleAttemptError if a later attempt is stored, or this one has ended.
+    Refused with StaleAttemptError if a later attempt is stored, or this one has ended; with InvalidTransitionError if an earlier
+    attempt still runs, or has ended the instance.
     """
 
     instance: InstanceKey
@@ -153,7 +156,7 @@ class StartAttempt:
 class FinishAttempt:
     """Record an attempt's outcome and, in the same transaction, what it returned.
 
-    Its start need not be stored before. Refused with StaleAttemptError if a later attempt is stored, or this one has ended.
+    Its start need not be stored before. Refused as StartAttempt is, and with InvalidTransitionError if `state` is no outcome.
     """
 
     instance: InstanceKey
@@ -186,7 +189,7 @@ class FinishAttempt:
 class MarkInstance:
     """Give an instance that is not running a final state.
 
-    Refused with InvalidTransitionError if it has one already.
+    Refused with InvalidTransitionError if it has one already, or is running.
     """
 
     instance: InstanceKey
@@ -206,7 +209,7 @@ class PutEntries:
     """Store entries of one writer, all or none, replacing those of the same slot and key.
 
     Refused with StaleAttemptError if the writing attempt (>= 1) has ended or a later one is stored; with XComConflictError if an
-    outside push names `return_value` of a task instance that succeeded.
+    outside push names `return_value` of a task instance that succeeded; an outside push with RunStateError if the run is pruned.
     """
 
     instance: InstanceKey

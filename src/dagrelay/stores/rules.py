@@ -7,7 +7,7 @@ row it could be derived from. A row's `start_seq` is None when its start is logg
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from dagrelay.errors import InvalidTransitionError, RunIdConflictError, RunStateError, StaleAttemptError, XComConflictError
 from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComDeleted, XComPushed
@@ -19,7 +19,6 @@ from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, TASK_LIFETIME
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from dagrelay.model.events import Event
     from dagrelay.model.records import ErrorRecord, InstanceKey
     from dagrelay.stores.operations import (
         CreateRun,
@@ -37,6 +36,7 @@ __all__ = (
     "LIVE_TASK_STATES",
     "EntryRow",
     "InstanceRow",
+    "LoggedEvent",
     "RunRow",
     "attempt_state",
     "buried_run",
@@ -82,6 +82,10 @@ _OUTCOMES: Final = frozenset(
     }
 )
 _MARKS: Final = frozenset({TaskState.SKIPPED, TaskState.UPSTREAM_FAILED, TaskState.CANCELLED, TaskState.FAILED})
+
+
+LoggedEvent: TypeAlias = RunStarted | RunFinished | TaskStateChanged | XComDeleted
+"""What a log may hold; pushes are always derived from the entries."""
 
 
 class RunRow(NamedTuple):
@@ -194,7 +198,7 @@ def buried_run(row: RunRow) -> RunRow:
     return row._replace(is_pruned=True, tags=(), params=b"{}")
 
 
-def run_events(row: RunRow) -> tuple[Event, ...]:
+def run_events(row: RunRow) -> tuple[RunStarted | RunFinished, ...]:
     """Return the events derived from a run's row."""
     start = RunStarted(run_id=row.run_id, seq=row.start_seq, time=from_us(row.started_us), dag_id=row.dag_id)
     if row.end_seq is None or row.ended_us is None:
@@ -259,7 +263,7 @@ def started(row: InstanceRow | None, op: StartAttempt) -> InstanceRow:
     )
 
 
-def finished(row: InstanceRow | None, op: FinishAttempt) -> tuple[InstanceRow, tuple[Event, ...]]:
+def finished(row: InstanceRow | None, op: FinishAttempt) -> tuple[InstanceRow, tuple[TaskStateChanged, ...]]:
     """Return the row of an instance whose attempt is over, and the events to log (as a next attempt will overwrite the row).
 
     Raises:
@@ -302,7 +306,7 @@ def marked(row: InstanceRow | None, op: MarkInstance) -> InstanceRow:
 
 def cleared(
     instance: InstanceKey, row: InstanceRow | None, *, at_us: int, seq: int
-) -> tuple[InstanceRow | None, tuple[Event, ...]]:
+) -> tuple[InstanceRow | None, tuple[TaskStateChanged, ...]]:
     """Return the row of an instance that will run again, and the events to log; an untouched one stays so.
 
     Raises:
@@ -316,25 +320,27 @@ def cleared(
     return new, (*derived_events(instance, row), _change(instance, seq, at_us, row.attempt, TaskState.PENDING, None))
 
 
-def interrupted(instance: InstanceKey, row: InstanceRow, *, now_us: int, seq: int) -> tuple[InstanceRow, tuple[Event, ...]]:
+def interrupted(
+    instance: InstanceKey, row: InstanceRow, *, now_us: int, seq: int
+) -> tuple[InstanceRow, tuple[TaskStateChanged, ...]]:
     """Return the row of an instance whose owner is gone while it ran, and the events to log."""
     new = row._replace(state=TaskState.INTERRUPTED, ended_us=now_us, seq=seq, interruptions=row.interruptions + 1)
     return new._replace(start_seq=None), _history(instance, new)
 
 
-def derived_events(instance: InstanceKey, row: InstanceRow) -> tuple[Event, ...]:
+def derived_events(instance: InstanceKey, row: InstanceRow) -> tuple[TaskStateChanged, ...]:
     """Return the events derived from an instance's row."""
     if row.state in ENDED_TASK_STATES:
         return _history(instance, row)
     return _start(instance, row)
 
 
-def _history(instance: InstanceKey, row: InstanceRow) -> tuple[Event, ...]:
+def _history(instance: InstanceKey, row: InstanceRow) -> tuple[TaskStateChanged, ...]:
     end = _change(instance, row.seq, row.ended_us or 0, row.attempt, row.state, row.error)
     return (*_start(instance, row), end)
 
 
-def _start(instance: InstanceKey, row: InstanceRow) -> tuple[Event, ...]:
+def _start(instance: InstanceKey, row: InstanceRow) -> tuple[TaskStateChanged, ...]:
     if row.start_seq is None:
         return ()
     return (_change(instance, row.start_seq, row.started_us or 0, row.attempt, TaskState.RUNNING, None),)

@@ -35,7 +35,6 @@ _ENTRY: Final = "SELECT * FROM xcom WHERE run_pk = ? AND task_pk = ? AND map_ind
 _OF_RUN: Final = 0
 _OF_INSTANCE: Final = 1
 _OF_ENTRY: Final = 2
-_OF_LOG: Final = 3
 _TIMELINE: Final = """
     SELECT start_seq AS seq, 0 AS source, 0 AS task_pk, 0 AS map_index, '' AS key, 0 AS slot
         FROM run WHERE run_pk = :run_pk AND start_seq > :after
@@ -46,7 +45,7 @@ _TIMELINE: Final = """
     UNION ALL SELECT seq, 2, task_pk, map_index, key, slot FROM xcom WHERE run_pk = :run_pk AND seq > :after
     UNION ALL SELECT seq, 3, 0, 0, '', 0 FROM event WHERE run_pk = :run_pk AND seq > :after
     ORDER BY seq LIMIT :limit"""
-"""Where the events of a run are to be found, in their order; the states are the ended ones (`rows.TASK_STATE_CODES`)."""
+"""Where the events of a run are to be found, in their order: 3 is the log; the states are the ended ones of `rows`."""
 
 
 class _Where(NamedTuple):
@@ -280,24 +279,24 @@ class Snapshot:
         return [self._event(run_id, fields, _Where(*where)) for where in found]
 
     def _event(self, run_id: str, fields: RunFields, where: _Where) -> Event:
-        place = (fields.run_pk, where.task_pk, where.map_index)
-        events: tuple[Event, ...] = ()
-        if where.source == _OF_RUN and fields.row is not None:
-            events = rules.run_events(fields.row)
-        elif where.source == _OF_INSTANCE:
-            row = self._stored_instance(place)
-            events = () if row is None else rules.derived_events(self._key(run_id, place), row)
-        elif where.source == _OF_ENTRY:
-            question = rows.SELECT_ENTRY + " AND task_pk = ? AND map_index = ? AND key = ? AND slot = ?"
-            found = self._cursor.execute(question, (*place, where.key, where.slot)).fetchone()
-            events = (rules.push_event(self._key(run_id, place), rows.decode_entry(self._path, found)[1]),)
-        elif where.source == _OF_LOG:
-            found = self._cursor.execute("SELECT * FROM event WHERE run_pk = ? AND seq = ?", (fields.run_pk, where.seq))
-            events = (self._logged(run_id, found.fetchone()),)
-        for event in events:
+        for event in self._events_of(run_id, fields, where):
             if event.seq == where.seq:
                 return event
         raise StoreCorruptError(self._path, f"event {where.seq} of run {run_id!r} can't be told from its row")
+
+    def _events_of(self, run_id: str, fields: RunFields, where: _Where) -> tuple[Event, ...]:
+        place = (fields.run_pk, where.task_pk, where.map_index)
+        if where.source == _OF_RUN:
+            return () if fields.row is None else rules.run_events(fields.row)
+        if where.source == _OF_INSTANCE:
+            row = self._stored_instance(place)
+            return () if row is None else rules.derived_events(self._key(run_id, place), row)
+        if where.source == _OF_ENTRY:
+            question = rows.SELECT_ENTRY + " AND task_pk = ? AND map_index = ? AND key = ? AND slot = ?"
+            found = self._cursor.execute(question, (*place, where.key, where.slot)).fetchone()
+            return (rules.push_event(self._key(run_id, place), rows.decode_entry(self._path, found)[1]),)
+        found = self._cursor.execute("SELECT * FROM event WHERE run_pk = ? AND seq = ?", (fields.run_pk, where.seq)).fetchone()
+        return (self._logged(run_id, found),)
 
     def _logged(self, run_id: str, found: tuple[Any, ...]) -> Event:
         task_pk = found[4]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeAlias, TypeVar, assert_never
 from zlib import crc32
 
 from dagrelay.errors import StoreCorruptError
-from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComDeleted, XComPushed
+from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComDeleted
 from dagrelay.model.records import ErrorRecord, InstanceKey, from_us, to_us
 from dagrelay.model.states import RunState, TaskState
 from dagrelay.stores.operations import StoredPlan
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from dagrelay.model.events import Event
     from dagrelay.stores.operations import NewEntry
+    from dagrelay.stores.rules import LoggedEvent
 
 __all__ = (
     "RUN_STATE_CODES",
@@ -31,6 +32,7 @@ __all__ = (
     "UNMAPPED",
     "Place",
     "RunFields",
+    "checksum",
     "decode_entry",
     "decode_event",
     "decode_instance",
@@ -97,7 +99,7 @@ _TASK_CHANGED: Final = 3
 _XCOM_DELETED: Final = 4
 
 
-def _checksum(fields: tuple[Any, ...]) -> int:
+def checksum(fields: tuple[Any, ...]) -> int:
     """Return the checksum of a row's fields, which must be as SQLite gives them back: int, str or None."""
     return crc32(repr(fields).encode("ascii", "backslashreplace"))
 
@@ -117,7 +119,7 @@ def _understood(decode: Callable[P, T]) -> Callable[P, T]:
 
 def _verify(path: str, table: str, fields: tuple[Any, ...], crc: int) -> None:
     """Raise StoreCorruptError unless the checksum is that of the fields."""
-    if _checksum(fields) != crc:
+    if checksum(fields) != crc:
         raise StoreCorruptError(path, f"a row of table {table!r} does not match its checksum")
 
 
@@ -126,7 +128,7 @@ def _verify(path: str, table: str, fields: tuple[Any, ...], crc: int) -> None:
 
 def encode_task(task_pk: int, task_id: str) -> tuple[Any, ...]:
     """Return the row as SQLite takes it."""
-    return task_pk, task_id, _checksum((task_pk, task_id))
+    return task_pk, task_id, checksum((task_pk, task_id))
 
 
 def decode_task(path: str, found: tuple[Any, ...]) -> tuple[int, str]:
@@ -143,7 +145,7 @@ def decode_task(path: str, found: tuple[Any, ...]) -> tuple[int, str]:
 def encode_plan(plan_pk: int, plan: StoredPlan) -> tuple[Any, ...]:
     """Return the row as SQLite takes it."""
     task_ids = json.dumps(plan.task_ids)
-    crc = _checksum((plan_pk, plan.fingerprint, task_ids, crc32(plan.body)))
+    crc = checksum((plan_pk, plan.fingerprint, task_ids, crc32(plan.body)))
     return plan_pk, plan.fingerprint, task_ids, crc, plan.body
 
 
@@ -193,7 +195,7 @@ def encode_run(fields: RunFields) -> tuple[Any, ...]:
             plan_pk,
         )
         params = row.params
-    return (*head, _checksum((*head, crc32(params))), params)
+    return (*head, checksum((*head, crc32(params))), params)
 
 
 @_understood
@@ -243,7 +245,7 @@ def encode_instance(place: Place, row: InstanceRow) -> tuple[Any, ...]:
         interruptions,
         retry_us,
     )
-    return (*fields, _checksum(fields))
+    return (*fields, checksum(fields))
 
 
 @_understood
@@ -299,7 +301,7 @@ def encode_entry(place: Place, slot: int, attempt: int, entry: NewEntry) -> tupl
         entry.description,
         crc32(value),
     )
-    return (*fields, _checksum(fields), value)
+    return (*fields, checksum(fields), value)
 
 
 @_understood
@@ -331,7 +333,7 @@ def decode_value(path: str, found: tuple[Any, ...]) -> bytes:
 # -------------------------------------------------------------------------------------------------- events
 
 
-def encode_event(run_pk: int, task_pk: int | None, event: Event) -> tuple[Any, ...]:
+def encode_event(run_pk: int, task_pk: int | None, event: LoggedEvent) -> tuple[Any, ...]:
     """Return the row of a logged event as SQLite takes it."""
     body: tuple[Any, ...]
     match event:
@@ -345,10 +347,10 @@ def encode_event(run_pk: int, task_pk: int | None, event: Event) -> tuple[Any, .
             body = (_TASK_CHANGED, to_us(event.time), task_pk, _index(event.map_index), event.attempt, state, error, None)
         case XComDeleted():
             body = (_XCOM_DELETED, to_us(event.time), task_pk, _index(event.map_index), None, None, event.key, event.count)
-        case XComPushed():
-            raise AssertionError("pushes are derived from their entries")
+        case _:
+            assert_never(event)
     fields = (run_pk, event.seq, *body)
-    return (*fields, _checksum(fields))
+    return (*fields, checksum(fields))
 
 
 @_understood

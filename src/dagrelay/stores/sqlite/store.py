@@ -181,14 +181,13 @@ class SqliteStore:
         """Apply a batch; see Store.apply."""
         if self._is_read_only:
             raise StoreReadOnlyError(self._path)
-        results = await self._write(lambda connection: self._writer.apply(connection, batch))
+        results = await self._run(self._writing, lambda connection: self._writer.apply(connection, batch))
         self._batches += 1
         self._operations += sum(not isinstance(result, DagrelayError) for result in results)
         self._is_checkpointed = False
         return results
 
-    async def _write(self, unit: Callable[[sqlite3.Connection], T]) -> T:
-        driver = self._writing
+    async def _run(self, driver: Driver | None, unit: Callable[[sqlite3.Connection], T]) -> T:
         if driver is None:
             raise StoreClosedError(self._path)
         tries = 0
@@ -226,7 +225,7 @@ class SqliteStore:
             is_busy, in_log, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             return not is_busy and in_log == moved
 
-        self._is_checkpointed = await self._write(unit)
+        self._is_checkpointed = await self._run(self._writing, unit)
         return self._is_checkpointed
 
     def _log_bytes(self) -> int:
@@ -238,9 +237,6 @@ class SqliteStore:
     # ---------------------------------------------------------------------------------------------- reading
 
     async def _read(self, question: Callable[[Snapshot], T]) -> T:
-        driver = self._reading
-        if driver is None:
-            raise StoreClosedError(self._path)
         shows_running = not self._is_read_only or is_held(self._path)
 
         def unit(connection: sqlite3.Connection) -> T:
@@ -250,15 +246,11 @@ class SqliteStore:
                 with contextlib.closing(connection.cursor()) as cursor:
                     return question(Snapshot(cursor, self._path, self._tasks, shows_running=shows_running))
             finally:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
 
         self._reads += 1
-        try:
-            return await driver.run(unit)
-        except DagrelayError:
-            raise
-        except Exception as error:
-            raise store_error(self._path, error) from error
+        return await self._run(self._reading, unit)
 
     async def find_run(self, run_id: str) -> StoredRun | None:
         """Return the run; see Store.find_run."""

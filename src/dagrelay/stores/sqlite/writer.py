@@ -13,7 +13,7 @@ import attrs
 from dagrelay.errors import DagrelayError, StaleOwnerError, StoreError, StoreVanishedError
 from dagrelay.stores.operations import CreateRun, DeleteEntries, DeleteRun, PruneRuns, ReopenRun, SetRunState
 from dagrelay.stores.sqlite.faults import is_busy, store_error
-from dagrelay.stores.sqlite.writes import Changes, Names, carry_out, interrupt_runs
+from dagrelay.stores.sqlite.writes import Attempted, Changes, Names, carry_out, interrupt_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -131,12 +131,13 @@ class Writer:
             connection.execute("ROLLBACK")
 
     def _has_committed(self, connection: sqlite3.Connection) -> bool:
-        found = connection.execute("SELECT epoch, last_batch FROM owner").fetchone()
+        found: tuple[int, int] = connection.execute("SELECT epoch, last_batch FROM owner").fetchone()
         return found == (self._epoch, self._token)
 
     def _together(self, connection: sqlite3.Connection, batch: Sequence[Operation]) -> list[Result]:
         results: list[Result] = []
         with self._changes(connection) as changes:
+            changes.foresee(op.instance for op in batch if isinstance(op, Attempted))
             for op in batch:
                 try:
                     results.append(carry_out(changes, op))

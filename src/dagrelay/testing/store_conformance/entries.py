@@ -57,6 +57,13 @@ class EntryTests(StoreContract):
         assert summary(await store.events("run")) == [(1, "a pushed k")]
         assert await store.next_seq("run") == 2
 
+    async def test_outside_pushes_under_one_id_gather(self, store: Store) -> None:
+        """Later ones find the place that the first one made."""
+        story = Story()
+        await accept(store, story.put("a", {"k": b"1"}))
+        await accept(store, story.put("b", {"k": b"2"}), story.put("a", {"l": b"3"}))
+        assert [(entry.task_id, entry.key) for entry, _ in await store.entries("run")] == [("a", "k"), ("a", "l"), ("b", "k")]
+
     async def test_a_run_adopts_what_was_pushed_under_its_id(self, store: Store) -> None:
         """A later CreateRun of the id is no conflict, and the entry is the run's."""
         story = Story()

@@ -115,6 +115,11 @@ class OpeningTests(StoreContract):
         assert image.next_seq == story.seq + 4
         assert finished.run.state is RunState.SUCCESS
 
+    async def test_a_store_has_a_name_and_can_be_written(self, store: Store) -> None:
+        """The name stands in error messages."""
+        assert store.name
+        assert not store.is_read_only
+
     async def test_statistics_count_since_the_opening(self, store: Store) -> None:
         """Batches, applied operations and reads are counted; refused operations are not."""
         story = Story()
