@@ -343,7 +343,8 @@ def _fields_hook(declared: Any, convert: Callable[[Any, Any], Any]) -> Hook:
         try:
             return convert(value, declared)
         except BaseValidationError as group:
-            raise _field_fault(group.exceptions[0], declared) from group.exceptions[0].__cause__
+            first: Exception = group.exceptions[0]
+            raise _field_fault(first, declared) from (first.__cause__ if isinstance(first, XComTypeError) else first)
 
     return structure
 
