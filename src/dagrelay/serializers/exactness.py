@@ -237,7 +237,8 @@ def _sorted_json(value: object) -> str:
 
 def type_name(kind: type[Any]) -> str:
     """Return how to name a type to its user: builtins bare, all others with their module."""
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    module = kind.__module__.partition("._")[0]  # Where it is defined in there is nobody's business.
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
 
 def _find_culprit(value: object, max_depth: int) -> tuple[str, str] | None:

@@ -330,7 +330,7 @@ REFUSED: list[Any] = [
     ({"n": -1}, Positive, "Positive refuses its fields: ValueError", "$"),
     ({"content": 1}, Box[str], "expected a str", "$.content"),
     ({"a": 1}, Needy, "refuses its fields: TypeError", "$"),
-    ({"nome": "a"}, Row, "Row has no such field", "$.nome"),
+    ({"title": "a"}, Row, "Row has no such field", "$.title"),
     ({"points": [{"x": 1.5}]}, Row, "expected an int, not a float", "$.points[0].x"),
     ({}, Full, "a field of .*Full is missing", "$.name"),
     ({"items": [{"a": 1}]}, OfUnhashable, "ValueError: no hash", "$.items"),
