@@ -9,7 +9,9 @@
     ├── DAGChangedError (ValueError)             a run can't go on with this DAG; `.changes`
     ├── TemplateError (ValueError)
     │   ├── TemplateSyntaxError                  `.column`
-    │   └── TemplateLimitError                   too long, too many references, too much text
+    │   ├── TemplateLimitError                   too long, too many references, too much text
+    │   ├── TemplateValueError                   a value does not fit where a template puts it
+    │   └── MissingReferenceError (LookupError)  a value is not there, and no default was given
     ├── XComError
     │   ├── XComNotFoundError (LookupError)      no such entry and no default
     │   ├── NotUpstreamError (LookupError)       the task read from is not upstream
@@ -25,6 +27,7 @@
     │   ├── RunCancelledError (RuntimeError)     a run was cancelled
     │   ├── RunInterruptedError (RuntimeError)   a run was interrupted and can be resumed
     │   ├── RunNotFoundError (LookupError)       no such run
+    │   ├── TaskNotFoundError (LookupError)      the DAG has no such task
     │   ├── RunIdConflictError (ValueError)      the run id is taken by another DAG, other params or a pruned run
     │   └── RunStateError (RuntimeError)         the run's state does not allow what was asked
     ├── StoreError
@@ -58,6 +61,7 @@ __all__ = (
     "DagrelayError",
     "InvalidIdError",
     "InvalidTransitionError",
+    "MissingReferenceError",
     "NotUpstreamError",
     "ProcessForkedError",
     "RetryAfter",
@@ -81,10 +85,12 @@ __all__ = (
     "StoreSchemaError",
     "StoreVanishedError",
     "TaskFailedError",
+    "TaskNotFoundError",
     "TaskTimeoutError",
     "TemplateError",
     "TemplateLimitError",
     "TemplateSyntaxError",
+    "TemplateValueError",
     "XComConflictError",
     "XComError",
     "XComNotFoundError",
@@ -171,13 +177,15 @@ class TemplateError(DagrelayError, ValueError):
 class TemplateSyntaxError(TemplateError):
     """A template breaks the grammar."""
 
-    def __init__(self, reason: str, *, column: int, text: str) -> None:
-        """Take the reason, the `column` (from 1, in characters of `text`) and the template's `text`."""
+    def __init__(self, reason: str, *, column: int, text: str, path: str = "") -> None:
+        """Take the reason, the `column` (from 1, in characters of `text`), the template's `text`, and its `path` in a config."""
         self.reason = reason
         self.column = column
         self.text = text
+        self.path = path
         excerpt = text[max(0, column - 21) : column + 40]
-        super().__init__(f"{reason} at column {column} of template, near {excerpt!r}")
+        where = f" @ {path}" if path else ""
+        super().__init__(f"{reason} at column {column} of template, near {excerpt!r}{where}")
 
 
 class TemplateLimitError(TemplateError):
@@ -189,6 +197,31 @@ class TemplateLimitError(TemplateError):
         self.limit = limit
         self.setting = setting
         super().__init__(f"{what}: {actual} exceeds the limit of {limit}; raise it by Limits({setting}=...)")
+
+
+class TemplateValueError(TemplateError):
+    """A value does not fit where a template puts it."""
+
+    def __init__(self, reason: str, *, reference: str, text: str) -> None:
+        """Take the reason, the `reference` (what stands between the braces) and the template's `text`."""
+        self.reason = reason
+        self.reference = reference
+        self.text = text
+        super().__init__(f"{{{{ {_cut(reference)} }}}} of template {_cut(text)!r}: {reason}")
+
+
+class MissingReferenceError(TemplateError, LookupError):
+    """A value that a template reads is not there, and no default was given."""
+
+    def __init__(self, reference: str, *, text: str, hint: str = "") -> None:
+        """Take the `reference` (what stands between the braces), the template's `text` and a hint."""
+        self.reference = reference
+        self.text = text
+        more = f"; {hint}" if hint else ""
+        super().__init__(
+            f"no value for {{{{ {_cut(reference)} }}}} of template {_cut(text)!r}: add `| default(...)`, or take "
+            f"MissingPolicy.EMPTY{more}"
+        )
 
 
 # -------------------------------------------------------------------------------------------------- XComs
@@ -390,6 +423,18 @@ class RunNotFoundError(RunError, LookupError):
         self.near = tuple(near)
         hint = f"; did you mean {' or '.join(map(repr, self.near))}?" if self.near else ""
         super().__init__(f"no run {run_id!r} in this store{hint}")
+
+
+class TaskNotFoundError(RunError, LookupError):
+    """The DAG has no such task."""
+
+    def __init__(self, dag_id: str, task_id: str, near: Sequence[str] = ()) -> None:
+        """Take the DAG, the task's id and near ones."""
+        self.dag_id = dag_id
+        self.task_id = task_id
+        self.near = tuple(near)
+        hint = f"; did you mean {' or '.join(map(repr, self.near))}?" if self.near else ""
+        super().__init__(f"DAG {dag_id!r} has no task {task_id!r}{hint}")
 
 
 class RunIdConflictError(RunError, ValueError):

@@ -291,6 +291,16 @@ async def test_errors_have_names(store: SqliteStore, code: int, expected: type[S
     assert isinstance(raised.value.__cause__, sqlite3.Error)
 
 
+async def test_a_batch_is_one_transaction_that_writes_from_its_beginning(store: SqliteStore) -> None:
+    """It takes the write lock before it reads what it judges by."""
+    story = Story()
+    statements: list[str] = []
+    FaultyConnection.fault = lambda _connection, sql, _parameters: statements.append(sql)
+    await store.apply([story.create("a"), story.finish("a", values={"k": b"1"}), story.end()])
+    control = [sql for sql in statements if sql.split()[0] in ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT")]
+    assert control == ["BEGIN IMMEDIATE", "COMMIT"]
+
+
 @pytest.mark.parametrize("loses", [False, True])
 async def test_a_failed_read_has_a_name_and_leaves_no_transaction(store: SqliteStore, *, loses: bool) -> None:
     """The next read works."""

@@ -16,6 +16,7 @@ from dagrelay.errors import (
     DAGValidationError,
     InvalidIdError,
     InvalidTransitionError,
+    MissingReferenceError,
     NotUpstreamError,
     ProcessForkedError,
     RetryAfter,
@@ -40,6 +41,7 @@ from dagrelay.errors import (
     TaskTimeoutError,
     TemplateLimitError,
     TemplateSyntaxError,
+    TemplateValueError,
     XComConflictError,
     XComNotFoundError,
     XComSerializationError,
@@ -70,8 +72,27 @@ SAMPLES: Final[list[tuple[BaseException, str]]] = [
         "unknown root 'foo' at column 4 of template, near '{{ foo.bar }}'",
     ),
     (
+        TemplateSyntaxError("unknown root 'foo'", column=4, text="{{ foo.bar }}", path="$.a[0]"),
+        "unknown root 'foo' at column 4 of template, near '{{ foo.bar }}' @ $.a[0]",
+    ),
+    (
         TemplateLimitError("template too long", actual=11, limit=10, setting="max_template_chars"),
         "template too long: 11 exceeds the limit of 10; raise it by Limits(max_template_chars=...)",
+    ),
+    (
+        TemplateValueError("length needs a list", reference="xcom.a.n | length", text="{{ xcom.a.n | length }} rows"),
+        "{{ xcom.a.n | length }} of template '{{ xcom.a.n | length }} rows': length needs a list",
+    ),
+    (
+        MissingReferenceError("xcom.a.n", text="{{ xcom.a.n }} rows"),
+        ("no value for {{ xcom.a.n }} of template '{{ xcom.a.n }} rows': add `| default(...)`, or take MissingPolicy.EMPTY"),
+    ),
+    (
+        MissingReferenceError("xcom.a.n", text="{{ xcom.a.n }}", hint="did you mean m?"),
+        (
+            "no value for {{ xcom.a.n }} of template '{{ xcom.a.n }}': add `| default(...)`, or take MissingPolicy.EMPTY; "
+            "did you mean m?"
+        ),
     ),
     (XComNotFoundError("r1", "a", "rows"), "no XCom 'rows' of task 'a' in run 'r1' (the run has no such task)"),
     (

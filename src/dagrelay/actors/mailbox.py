@@ -1,18 +1,17 @@
-"""A bounded mailbox: an anyio memory object stream used the cheap way, `send_nowait` in and a drain of all that is there out.
+"""A bounded mailbox: messages go in without waiting and come out as a drain of all that is there.
 
-An awaited send costs two and a half to three times as much and a reply stream per call three to eight times, by measurement; so
-senders post without waiting, the actor takes messages in batches, and a reply is a one-shot future.
+An awaited send and a reply stream for each call cost several times as much, by measurement; so senders post without waiting, the
+actor takes messages in batches, and a reply is a one-shot future. What is waited for is an event and never a message: a message
+handed to a waiter is lost where a native cancellation of its asyncio task comes between.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections import deque
+from typing import Generic, TypeVar
 
 import anyio
 import attrs
-
-if TYPE_CHECKING:
-    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 __all__ = ("Mailbox", "MailboxClosed", "MailboxStatistics")
 
@@ -50,13 +49,21 @@ class Mailbox(Generic[M]):
         """Open an empty mailbox."""
         self.name = name
         self.capacity = capacity
-        self._send: MemoryObjectSendStream[M]
-        self._receive: MemoryObjectReceiveStream[M]
-        self._send, self._receive = anyio.create_memory_object_stream[Any](float("inf"))
-        self._waiting = 0
+        self._messages: deque[M] = deque()
         self._posted = 0
-        self._has_room: anyio.Event | None = None
         self._is_closed = False
+        # Each is there only while somebody waits for it.
+        self._arrived: anyio.Event | None = None
+        self._has_room: anyio.Event | None = None
+
+    def __len__(self) -> int:
+        """Return how many messages wait."""
+        return len(self._messages)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more messages."""
+        return self._is_closed
 
     def post(self, message: M) -> None:
         """Add a message without waiting.
@@ -66,9 +73,9 @@ class Mailbox(Generic[M]):
         """
         if self._is_closed:
             raise MailboxClosed
-        self._send.send_nowait(message)
-        self._waiting += 1
+        self._messages.append(message)
         self._posted += 1
+        self._wake_reader()
 
     async def put(self, message: M) -> None:
         """Add a message once there is room.
@@ -78,7 +85,7 @@ class Mailbox(Generic[M]):
 
         Cancellation: the message is not added.
         """
-        while self._waiting >= self.capacity and not self._is_closed:
+        while len(self._messages) >= self.capacity and not self._is_closed:
             if self._has_room is None:
                 self._has_room = anyio.Event()
             await self._has_room.wait()
@@ -87,52 +94,49 @@ class Mailbox(Generic[M]):
     async def drain(self, limit: int) -> list[M]:
         """Return what is there, at least one message and at most `limit`, waiting for the first.
 
+        One actor waits at a time.
+
         Raises:
             MailboxClosed: it is closed and empty.
 
         Cancellation: no message is lost.
         """
-        messages = self.drain_nowait(limit)
-        if not messages:
-            try:
-                messages.append(await self._receive.receive())
-            except (anyio.EndOfStream, anyio.ClosedResourceError):
-                raise MailboxClosed from None
-            self._waiting -= 1
-            messages.extend(self.drain_nowait(limit - 1))
-        return messages
+        while not self._messages:
+            if self._is_closed:
+                raise MailboxClosed
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+        return self.drain_nowait(limit)
 
     def drain_nowait(self, limit: int) -> list[M]:
         """Return what is there, at most `limit` messages, without waiting."""
-        messages: list[M] = []
-        receive = self._receive.receive_nowait
-        try:
-            while len(messages) < limit:
-                messages.append(receive())
-        except (anyio.WouldBlock, anyio.EndOfStream, anyio.ClosedResourceError):
-            pass
-        self._waiting -= len(messages)
-        if self._has_room is not None and self._waiting < self.capacity:
-            self._has_room.set()
-            self._has_room = None
+        take = self._messages.popleft
+        messages = [take() for _ in range(min(limit, len(self._messages)))]
+        if len(self._messages) < self.capacity:
+            self._wake_senders()
         return messages
 
     def close(self) -> None:
         """Take no more messages; those waiting can still be drained."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._send.close()
-            if self._has_room is not None:
-                self._has_room.set()
-                self._has_room = None
+        self._is_closed = True
+        self._wake_reader()
+        self._wake_senders()
 
     def discard(self) -> list[M]:
-        """Close it for good and return the messages nobody will read, so that their senders can be told."""
+        """Close it and return the messages nobody will read, so that their senders can be told."""
         self.close()
-        left = self.drain_nowait(self._waiting)
-        self._receive.close()
-        return left
+        return self.drain_nowait(len(self._messages))
+
+    def _wake_reader(self) -> None:
+        if self._arrived is not None:
+            self._arrived.set()
+            self._arrived = None
+
+    def _wake_senders(self) -> None:
+        if self._has_room is not None:
+            self._has_room.set()
+            self._has_room = None
 
     def statistics(self) -> MailboxStatistics:
         """Return what it holds."""
-        return MailboxStatistics(name=self.name, waiting=self._waiting, capacity=self.capacity, posted=self._posted)
+        return MailboxStatistics(name=self.name, waiting=len(self._messages), capacity=self.capacity, posted=self._posted)

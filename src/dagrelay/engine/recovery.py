@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dagrelay.dag.plan import parse_body
-from dagrelay.engine.machine import TaskProgress
 from dagrelay.errors import DAGChangedError
 from dagrelay.model.states import ENDED_TASK_STATES, TaskState
 
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from dagrelay.dag.plan import Plan
+    from dagrelay.engine.machine import TaskProgress
 
 __all__ = ("check_unchanged", "downstream_closure", "place_progress")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-__all__ = ("MISSING", "Missing")
+__all__ = ("MISSING", "MissingType")
 
 
-class Missing(Enum):
+class MissingType(Enum):
     """The type of `MISSING`, which stays itself when copied or pickled."""
 
     MISSING = "MISSING"
@@ -19,5 +19,5 @@ class Missing(Enum):
         return "MISSING"
 
 
-MISSING: Final = Missing.MISSING
+MISSING: Final = MissingType.MISSING
 """Nothing was given."""

@@ -33,7 +33,7 @@ class _Line(Generic[W]):
 
     owner: Hashable
     limit: int | None
-    waiting: deque[W] = attrs.field(factory=deque)
+    waiting: deque[W] = attrs.field(factory=deque[W])
     running: int = 0
     is_in_ring: bool = False
 

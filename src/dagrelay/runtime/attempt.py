@@ -13,7 +13,6 @@ import anyio
 import attrs
 from anyio import to_thread
 
-import dagrelay
 from dagrelay.dag.binding import fill
 from dagrelay.errors import (
     DagrelayError,
@@ -50,7 +49,7 @@ __all__ = ("Attempt", "CancelReason", "RunFacts", "error_record")
 _NEVER_RETRIED: Final = (XComTooLargeError, XComSerializationError)
 """What no further attempt mends."""
 _MAX_TRACEBACK_CHARS: Final = 20_000
-_OWN_FOLDER: Final = str(PurePath(dagrelay.__file__).parent)
+_OWN_FOLDER: Final = str(PurePath(__file__).parent.parent)
 
 
 class CancelReason(StrEnum):

@@ -1,4 +1,4 @@
-"""What the outside world gives a runtime: a wall clock, chance, and names for runs; injected, so that a test can replay them."""
+"""What the outside world gives a runtime: a wall clock, chance and run ids; injected, so that a test can replay them."""
 
 from __future__ import annotations
 

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from dagrelay.dag.plan import Plan
     from dagrelay.model.events import Event
+    from dagrelay.runtime.launching import Launch
     from dagrelay.runtime.result import RunResult
-    from dagrelay.runtime.runtime import Runtime
-    from dagrelay.runtime.scheduler import Scheduler
 
-__all__ = ("RunHandle",)
+__all__ = ("RunHandle", "RunOwner")
+
+
+class RunOwner(Protocol):
+    """What a handle asks of the runtime."""
+
+    async def result_of(self, launch: Launch, *, raise_on_failure: bool = True) -> RunResult:
+        """Return the result of a run once it has ended."""
+        ...
+
+    async def cancel(self, run_id: str) -> None:
+        """End a run as cancelled."""
+        ...
+
+    def events(self, run_id: str) -> AsyncIterator[Event]:
+        """Iterate over a run's timeline."""
+        ...
 
 
 class RunHandle:
     """A started run. Dropping the handle changes nothing: the runtime owns the run."""
 
-    def __init__(self, runtime: Runtime, run_id: str, plan: Plan, scheduler: Scheduler | None) -> None:
-        """Take the runtime, the run, its plan, and what runs it (None if it had ended before)."""
+    def __init__(self, runtime: RunOwner, launch: Launch) -> None:
+        """Take the runtime and what it started."""
         self._runtime = runtime
-        self._plan = plan
-        self._scheduler = scheduler
-        self.run_id = run_id
+        self._launch = launch
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._launch.run_id
 
     async def result(self, *, raise_on_failure: bool = True) -> RunResult:
         """Wait for the run to end and return its result.
@@ -36,7 +53,7 @@ class RunHandle:
 
         Cancellation: only the waiting ends; the run goes on.
         """
-        return await self._runtime.result_of(self.run_id, self._plan, self._scheduler, raise_on_failure=raise_on_failure)
+        return await self._runtime.result_of(self._launch, raise_on_failure=raise_on_failure)
 
     async def cancel(self) -> None:
         """Cancel the run and wait until that is recorded; nothing happens if it has ended.

@@ -1,13 +1,14 @@
 """Carries attempts: a bounded set of host tasks takes them one after another.
 
-A user can't tell it from a task each: context variables are isolated, timeouts and task groups inside a handler work, and what one
-handler does to its task (a `cancel()` of its own, say) is undone before the next comes. A handler's first step runs at once;
-another host wakes only when it suspends, so that handlers that never wait cost no switch.
+A user can't tell it from a task each: context variables are isolated, timeouts and task groups inside a handler work, and
+a host whose task was cancelled by somebody else (a handler its own, say) carries no further attempt. A handler's first step runs
+at once; another host wakes only when it suspends, so that handlers that never wait cost no switch.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -15,7 +16,6 @@ import attrs
 from anyio import lowlevel
 
 from dagrelay.log import get_logger
-from dagrelay.runtime.attempt import CancelReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from dagrelay.runtime.admission import Admission
-    from dagrelay.runtime.attempt import Attempt
+    from dagrelay.runtime.attempt import Attempt, CancelReason
     from dagrelay.runtime.timers import Timers
 
 __all__ = ("Hosting", "HostingStatistics", "Job")
@@ -71,8 +71,8 @@ class Hosting:
         self._task_group: TaskGroup | None = None
         self._idle: list[anyio.Event] = []
         self._hosts = 0
-        # Hosts that were woken or spawned and have not looked for work yet: one is enough to take the next attempt.
-        self._searching = 0
+        # Whether a host was woken or spawned and has not looked for work yet: one is enough to take the next attempt.
+        self._is_one_coming = False
         self._is_closed = False
         self._on_asyncio = False
 
@@ -94,13 +94,13 @@ class Hosting:
 
     def wake(self) -> None:
         """Have a host look for work, if there is some and none is looking."""
-        if self._searching or not self._admission.has_grantable:
+        if self._is_one_coming or not self._admission.has_grantable:
             return
-        self._searching += 1
+        self._is_one_coming = True
         if self._idle:
             self._idle.pop().set()
         else:
-            assert self._task_group is not None  # noqa: S101 - `open` comes first
+            assert self._task_group is not None
             self._hosts += 1
             self._task_group.start_soon(self._host, name=f"host {self._hosts}")
 
@@ -128,18 +128,35 @@ class Hosting:
         Shielded: what the host application cancels is the run, and the run cancels its attempts, with a reason. A cancellation
         that comes without one is the handler's own doing, or the loop's at its end.
         """
-        is_alive = True
         with anyio.CancelScope(shield=True):
-            while is_alive:
-                # One scope for many attempts, entered anew only after it was used: a scope each is a tenth of a task's cost.
-                with anyio.CancelScope() as scope:
-                    is_alive = await self._carry_until_cancelled(scope)
-        self._hosts -= 1
+            try:
+                await lowlevel.cancel_shielded_checkpoint()  # An eager task would run inside whoever spawned it.
+                self._is_one_coming = False
+                while await self._carry_in_one_scope():
+                    pass
+            except anyio.get_cancelled_exc_class():  # noqa: ASYNC103 - it is none of a scope's: that is what the shield is for
+                self._is_one_coming = False  # Cancelled while it rested: only this host ends, and another looks for work.
+            finally:
+                self._hosts -= 1
+                self.wake()
+
+    async def _carry_in_one_scope(self) -> bool:
+        """Carry attempts until one is cancelled; return False if this host ends.
+
+        The scope serves many attempts and is entered anew only after it was used: one each is a tenth of a task's cost.
+        """
+        is_alive = True
+        with anyio.CancelScope() as scope:
+            is_alive = await self._carry_until_cancelled(scope)
+        if not self._is_spoilt():
+            return is_alive
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)  # A cancellation not delivered yet comes out here, and not out of the task.
+        return False
 
     async def _carry_until_cancelled(self, scope: anyio.CancelScope) -> bool:
         steps = 0
-        while not scope.cancel_called:
-            self._searching = 0
+        while not scope.cancel_called and not self._is_spoilt():
             job = self._admission.take()
             if job is None:
                 steps = 0
@@ -148,7 +165,7 @@ class Hosting:
                 continue
             await self._carry(job, scope)
             steps += 1
-            if steps == _STEPS_BETWEEN_CHECKPOINTS and not scope.cancel_called:
+            if steps == _STEPS_BETWEEN_CHECKPOINTS:
                 steps = 0
                 self.wake()
                 await lowlevel.cancel_shielded_checkpoint()
@@ -165,8 +182,8 @@ class Hosting:
         except BaseException:
             if event in self._idle:
                 self._idle.remove(event)
-            self._hosts -= 1
             raise
+        self._is_one_coming = False
         return not self._is_closed or self._admission.has_grantable
 
     async def _carry(self, job: Job, scope: anyio.CancelScope) -> None:
@@ -175,12 +192,18 @@ class Hosting:
         is_taken = False
         try:
             is_taken = await attempt.carry_out(self.wake)
+        except Exception:  # noqa: BLE001 - whatever it is, it is logged, and the host lives on
+            # An attempt judges whatever its handler raises, so this is a bug of ours; its run is told.
+            get_logger().exception("attempt.lost", run_id=attempt.instance.run_id, task_id=attempt.instance.task_id)
         finally:
             attempt.scope = None
             self._admission.release(job.owner)
             job.on_end(attempt, is_taken)
-        if self._on_asyncio and not scope.cancel_called:
-            await _forget_own_cancellation()
+
+    def _is_spoilt(self) -> bool:
+        """Tell whether this host's asyncio task was cancelled by others: a handler its own, or the loop all at its end."""
+        task = asyncio.current_task() if self._on_asyncio else None
+        return task is not None and task.cancelling() > 0
 
     def statistics(self) -> HostingStatistics:
         """Return the hosts."""
@@ -193,16 +216,3 @@ def _runs_on_asyncio() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-async def _forget_own_cancellation() -> None:
-    """Undo what a handler did by cancelling its own asyncio task, so that the next handler on this host is not hit by it."""
-    task = asyncio.current_task()
-    if task is None or not task.cancelling():
-        return
-    try:
-        await asyncio.sleep(0)  # A cancellation not delivered yet comes out here.
-    except asyncio.CancelledError:
-        pass
-    while task.cancelling():
-        task.uncancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dagrelay.errors import MissingReferenceError
 from dagrelay.model.missing import MISSING
 from dagrelay.model.records import InstanceKey
 from dagrelay.stores.base import Lookup
@@ -93,9 +94,10 @@ class Inputs:
 
     def expression_missing(self, expression: Expression) -> Exception:
         """Return the error for an expression whose value is not there."""
+        if expression.root != "xcom" or self.get(expression) is not MISSING:
+            # The root is there; what is missing is the way from it.
+            return MissingReferenceError(expression.source, text=f"{{{{ {expression.source} }}}}")
         where = f"the template needs {{{{ {expression.source} }}}}"
-        if expression.root != "xcom":
-            return LookupError(where)
         hint = missing_key_hint(expression)
         index = self._data.plan.index[expression.task_id]
         return self._data.not_found(index, expression.key, hint=f"{where}; {hint}" if hint else where)

@@ -7,7 +7,6 @@ from contextvars import copy_context
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
 import attrs
 
 from dagrelay.engine.machine import RunMachine, TaskProgress
@@ -23,6 +22,8 @@ from dagrelay.xcom.task_xcom import RunData
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import anyio
 
     from dagrelay.dag.plan import Plan
     from dagrelay.model.policies import Limits, MissingPolicy

@@ -10,11 +10,11 @@ import attrs
 
 from dagrelay.dag.definition import Task
 from dagrelay.errors import (
-    NotUpstreamError,
     RunCancelledError,
     RunFailedError,
     RunInterruptedError,
     TaskFailedError,
+    TaskNotFoundError,
     XComNotFoundError,
 )
 from dagrelay.model.missing import MISSING
@@ -117,7 +117,7 @@ class RunResult:
 
         Raises:
             XComNotFoundError: the task did not succeed, or pushes no return value.
-            NotUpstreamError: the DAG has no such task.
+            TaskNotFoundError: the DAG has no such task.
             LookupError: the task is no leaf; `await result.pull(task)` reads it.
         """
         index = self._index(task)
@@ -157,7 +157,7 @@ class RunResult:
         task_id = task if isinstance(task, str) else task.id
         index = self._plan.index.get(task_id)
         if index is None:
-            raise NotUpstreamError("result", task_id, known=False, near=get_close_matches(task_id, self._plan.task_ids))
+            raise TaskNotFoundError(self.dag_id, task_id, get_close_matches(task_id, self._plan.task_ids))
         return index
 
     def _not_found(self, index: int, key: str = RETURN_VALUE) -> XComNotFoundError:

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import os
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 import attrs
 
-from dagrelay.errors import NotUpstreamError, ProcessForkedError, RunStateError, RuntimeClosedError, StoreReadOnlyError
+from dagrelay.errors import ProcessForkedError, RunStateError, RuntimeClosedError
 from dagrelay.ids import check_dag_id, check_run_id, check_task_id
 from dagrelay.model.policies import Durability, Limits, MissingPolicy
 from dagrelay.model.records import to_us
-from dagrelay.model.states import FINISHED_RUN_STATES, RunState
+from dagrelay.model.states import RunState
 from dagrelay.runtime.admission import Admission, AdmissionStatistics
 from dagrelay.runtime.environment import Environment
 from dagrelay.runtime.handle import RunHandle
 from dagrelay.runtime.history import follow_events, run_record, task_records, unknown_run
 from dagrelay.runtime.hosting import Hosting, HostingStatistics, Job
-from dagrelay.runtime.launching import Launch, Services, check_same_run, create, reopen
-from dagrelay.runtime.result import RunResult, conclude, result_of_image, result_of_scheduler
+from dagrelay.runtime.launching import Services
+from dagrelay.runtime.runs import Runs
 from dagrelay.runtime.supervision import Supervisor
 from dagrelay.runtime.timers import Timers
 from dagrelay.serializers.base import SerializerRegistry
 from dagrelay.serializers.json import JsonSerializer
 from dagrelay.stores.base import RunQuery, StoreStatistics
 from dagrelay.stores.memory import MemoryStore
-from dagrelay.stores.operations import DeleteRun, SetRunState
+from dagrelay.stores.operations import DeleteRun
 from dagrelay.stores.sqlite.store import SqliteStore
 from dagrelay.xcom.broker import Broker, BrokerStatistics
 from dagrelay.xcom.door import Door
@@ -41,11 +40,11 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from dagrelay.dag.definition import DAG
-    from dagrelay.dag.plan import Plan
     from dagrelay.model.events import Event
     from dagrelay.model.records import Run, TaskInstance
     from dagrelay.model.states import TaskState
-    from dagrelay.runtime.scheduler import Scheduler
+    from dagrelay.runtime.launching import Launch
+    from dagrelay.runtime.result import RunResult
     from dagrelay.serializers.base import Serializer
     from dagrelay.stores.base import Store
 
@@ -72,9 +71,9 @@ class _Opened:
 
     services: Services
     manager: XComManager
+    runs: Runs
     supervisor: Supervisor
     task_group: TaskGroup
-    launch_lock: anyio.Lock
 
 
 class Runtime:
@@ -126,9 +125,6 @@ class Runtime:
         self._environment = environment or Environment()
         self._open: _Opened | None = None
         self._pid = 0
-        self._is_closing = False
-        # Invariant: a run stands here from its record until its scheduler has ended. (test_lifecycle: live runs)
-        self._live: dict[str, Scheduler] = {}
 
     # ---------------------------------------------------------------------------------------------- opening, closing
 
@@ -148,14 +144,15 @@ class Runtime:
         services = self._make_services()
         task_group = anyio.create_task_group()
         await task_group.__aenter__()
+        supervisor = Supervisor(services)
+        supervisor.start(task_group)
         self._open = _Opened(
             services=services,
             manager=XComManager(self._store, services.broker, services.door),
-            supervisor=Supervisor(services),
+            runs=Runs(services, supervisor, grace_s=self._grace_s),
+            supervisor=supervisor,
             task_group=task_group,
-            launch_lock=anyio.Lock(),
         )
-        self._open.supervisor.start(task_group)
         return self
 
     def _make_services(self) -> Services:
@@ -187,22 +184,16 @@ class Runtime:
         opened = self._opened()
         try:
             if exc is None and self._on_exit == "wait":
-                await self._runs_ended()
+                await opened.runs.all_ended()
         finally:
             # Shielded apart from the group's end: a shield around that corrupts scopes.
             with anyio.CancelScope(shield=True):
-                self._is_closing = True
-                for scheduler in list(self._live.values()):
-                    scheduler.interrupt()
-                await self._runs_ended()
+                opened.runs.stop()
+                await opened.runs.all_ended()
                 await opened.supervisor.stop()
                 await self._store.close()
             self._open = None
             await opened.task_group.__aexit__(None, None, None)
-
-    async def _runs_ended(self) -> None:
-        while self._live:
-            await next(iter(self._live.values())).ended.wait()
 
     def _opened(self) -> _Opened:
         if self._pid and self._pid != os.getpid():
@@ -247,16 +238,15 @@ class Runtime:
         Cancellation: the run is interrupted, that is recorded (for at most `grace_s` seconds), and it can be resumed; a call that
         joined a run only leaves it.
         """
-        launch = await self._launch(dag, params, run_id)
-        return await self._await_run(launch, raise_on_failure=raise_on_failure)
+        runs = self._opened().runs
+        return await runs.finish(await runs.launch(dag, params, run_id), raise_on_failure=raise_on_failure)
 
     async def start(self, dag: DAG, *, params: Mapping[str, Any] | None = None, run_id: str | None = None) -> RunHandle:
         """Start a run that the runtime owns, and return once it is recorded. Arguments and errors are those of `run`.
 
         Cancellation: the run may be recorded all the same, and is then found interrupted.
         """
-        launch = await self._launch(dag, params, run_id)
-        return RunHandle(self, launch.run_id, launch.plan, launch.scheduler)
+        return RunHandle(self, await self._opened().runs.launch(dag, params, run_id))
 
     async def resume(self, run_id: str, dag: DAG, *, raise_on_failure: bool = True) -> RunResult:
         """Go on with an interrupted or cancelled run, to its end. One running here is joined; one that succeeded just returns.
@@ -271,8 +261,8 @@ class Runtime:
 
         Cancellation: as for `run`.
         """
-        launch = await self._take_up(run_id, dag, None)
-        return await self._await_run(launch, raise_on_failure=raise_on_failure)
+        runs = self._opened().runs
+        return await runs.finish(await runs.take_up(run_id, dag), raise_on_failure=raise_on_failure)
 
     async def retry(self, run_id: str, task_id: str, dag: DAG, *, raise_on_failure: bool = True) -> RunResult:
         """Run a task and everything downstream of it again, succeeded ones too, and the run to its end.
@@ -281,13 +271,13 @@ class Runtime:
 
         Raises:
             RunStateError: the run is running.
-            NotUpstreamError: the DAG has no such task.
+            TaskNotFoundError: the DAG has no such task.
             RunError: as for `resume`.
 
         Cancellation: as for `run`.
         """
-        launch = await self._take_up(run_id, dag, check_task_id(task_id))
-        return await self._await_run(launch, raise_on_failure=raise_on_failure)
+        runs = self._opened().runs
+        return await runs.finish(await runs.take_up(run_id, dag, check_task_id(task_id)), raise_on_failure=raise_on_failure)
 
     async def recover(self, dags: Iterable[DAG]) -> list[RunHandle]:
         """Go on with all interrupted runs of these DAGs, oldest first, and return their handles; meant for after a crash.
@@ -297,13 +287,12 @@ class Runtime:
 
         Cancellation: those started go on.
         """
-        store = self._opened().services.store
+        opened = self._opened()
         handles: list[RunHandle] = []
         for dag in dags:
             query = RunQuery(dag_id=dag.dag_id, state=RunState.INTERRUPTED, limit=None)
-            for run in reversed(await store.find_runs(query)):
-                launch = await self._take_up(run.run_id, dag, None)
-                handles.append(RunHandle(self, launch.run_id, launch.plan, launch.scheduler))
+            for run in reversed(await opened.services.store.find_runs(query)):
+                handles.append(RunHandle(self, await opened.runs.take_up(run.run_id, dag)))
         return handles
 
     async def cancel(self, run_id: str) -> None:
@@ -314,118 +303,14 @@ class Runtime:
 
         Cancellation: the run is cancelled all the same.
         """
-        services = self._opened().services
-        scheduler = self._live.get(check_run_id(run_id))
-        if scheduler is not None:
-            scheduler.cancel()
-            await scheduler.ended.wait()
-            return
-        run = await run_record(services.store, run_id)
-        if run.state not in FINISHED_RUN_STATES:
-            book = await services.broker.book(run_id)
-            at_us = services.environment.now_us()
-            end = SetRunState(run_id=run_id, state=RunState.CANCELLED, at_us=at_us, seq=book.next_seq())
-            await services.broker.write(end, book)
+        await self._opened().runs.cancel(check_run_id(run_id))
 
-    # ----------------------------------------------------------------------------------------------------- launching
+    async def result_of(self, launch: Launch, *, raise_on_failure: bool = True) -> RunResult:
+        """Return the result of a run that `start` gave a handle for, once it has ended; `RunHandle.result` is the way to it.
 
-    async def _launch(self, dag: DAG, params: Mapping[str, Any] | None, run_id: str | None) -> Launch:
-        opened = self._accepting()
-        plan = dag.plan()
-        given = dag.check_params(params or {})
-        services = opened.services
-        if run_id is None:
-            fresh = services.environment.new_run_id()
-            return self._enter(await create(services, plan, given, run_id=fresh, is_new=True))
-        run_id = check_run_id(run_id)
-        async with opened.launch_lock:  # Two calls with one id must not both find nothing.
-            live = self._live.get(run_id)
-            stored = await services.store.find_run(run_id)
-            if stored is None:
-                return self._enter(await create(services, plan, given, run_id=run_id, is_new=False))
-            check_same_run(stored, run_id, plan.dag_id, services.door.params(given))
-            if live is not None:
-                return Launch(run_id=run_id, plan=plan, scheduler=live, is_owner=False)
-            if stored.run.state in FINISHED_RUN_STATES:
-                return Launch(run_id=run_id, plan=plan, scheduler=None, is_owner=False)
-            return await self._reopen(run_id, plan, None)
-
-    async def _take_up(self, run_id: str, dag: DAG, task_id: str | None) -> Launch:
-        opened = self._accepting()
-        plan = dag.plan()
-        if task_id is not None and task_id not in plan.index:
-            raise NotUpstreamError("retry", task_id, known=False, near=get_close_matches(task_id, plan.task_ids))
-        run_id = check_run_id(run_id)
-        async with opened.launch_lock:
-            live = self._live.get(run_id)
-            if live is not None:
-                if task_id is not None:
-                    raise RunStateError(run_id, RunState.RUNNING, "its tasks can't be retried now; cancel it first, or wait")
-                return Launch(run_id=run_id, plan=plan, scheduler=live, is_owner=False)
-            store = opened.services.store
-            found = await store.find_run(run_id)
-            if found is None:
-                raise await unknown_run(store, run_id)
-            stored = check_same_run(found, run_id, plan.dag_id, None)
-            if task_id is None and stored.run.state is RunState.SUCCESS:
-                return Launch(run_id=run_id, plan=plan, scheduler=None, is_owner=False)
-            if task_id is None and stored.run.state is RunState.FAILED:
-                raise RunStateError(run_id, RunState.FAILED, "use runtime.retry(run_id, task_id, dag) to go on with it")
-            return await self._reopen(run_id, plan, task_id)
-
-    async def _reopen(self, run_id: str, plan: Plan, clear_from: str | None) -> Launch:
-        services = self._opened().services
-        image = await services.store.load_run(run_id)
-        if image is None:
-            raise await unknown_run(services.store, run_id)
-        return self._enter(await reopen(services, plan, image, clear_from=clear_from))
-
-    def _accepting(self) -> _Opened:
-        opened = self._opened()
-        if self._is_closing:
-            raise RuntimeClosedError("it is being left and takes no new runs")
-        if opened.services.store.is_read_only:
-            raise StoreReadOnlyError(opened.services.store.name)
-        return opened
-
-    def _enter(self, scheduler: Scheduler) -> Launch:
-        run_id = scheduler.run_id
-        self._live[run_id] = scheduler
-
-        async def serve() -> None:
-            try:
-                await scheduler.run()
-            finally:
-                del self._live[run_id]
-
-        self._opened().supervisor.spawn(f"scheduler {run_id}", serve)
-        if self._is_closing:
-            scheduler.interrupt()
-        return Launch(run_id=run_id, plan=scheduler.facts.data.plan, scheduler=scheduler, is_owner=True)
-
-    async def _await_run(self, launch: Launch, *, raise_on_failure: bool) -> RunResult:
-        scheduler = launch.scheduler
-        if scheduler is not None:
-            try:
-                await scheduler.ended.wait()
-            except BaseException:
-                if launch.is_owner:
-                    scheduler.interrupt()
-                    with anyio.move_on_after(self._grace_s, shield=True):
-                        await scheduler.ended.wait()
-                raise
-        return await self.result_of(launch.run_id, launch.plan, scheduler, raise_on_failure=raise_on_failure)
-
-    async def result_of(self, run_id: str, plan: Plan, scheduler: Scheduler | None, *, raise_on_failure: bool) -> RunResult:
-        """Return the result of a run that has ended, or raise its error; what handles and `run` share."""
-        services = self._opened().services
-        if scheduler is not None:
-            await scheduler.ended.wait()
-            return conclude(await result_of_scheduler(services, scheduler), scheduler.failure, raise_on_failure=raise_on_failure)
-        image = await services.store.load_run(run_id)
-        if image is None:
-            raise await unknown_run(services.store, run_id)
-        return conclude(await result_of_image(services, plan, image), None, raise_on_failure=raise_on_failure)
+        Cancellation: only the waiting ends; the run goes on.
+        """
+        return await self._opened().runs.result(launch, raise_on_failure=raise_on_failure)
 
     # ------------------------------------------------------------------------------------------------------- history
 
@@ -508,7 +393,7 @@ class Runtime:
         """
         services = self._opened().services
         run_id = check_run_id(run_id)
-        if run_id in self._live:
+        if self._opened().runs.live(run_id) is not None:
             raise RunStateError(run_id, RunState.RUNNING, "it can't be deleted; cancel it first")
         if not await services.broker.write(DeleteRun(run_id=run_id, at_us=services.environment.now_us())):
             raise await unknown_run(services.store, run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
@@ -168,10 +169,8 @@ class Scheduler:
             self._post(_AttemptLost(attempt.index))
 
     def _post(self, message: _Message) -> None:
-        try:
+        with suppress(MailboxClosed):  # The run has ended; whatever this is comes too late for it.
             self._mailbox.post(message)
-        except MailboxClosed:
-            pass  # The run has ended; whatever this is comes too late for it.
 
     # --------------------------------------------------------------------------------------------------------- loop
 

@@ -41,7 +41,7 @@ class Supervisor:
 
     def spawn(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Start one more actor, of a run."""
-        assert self._task_group is not None  # noqa: S101 - `start` comes first
+        assert self._task_group is not None
         self._task_group.start_soon(self._serve, name, run, name=name)
 
     def _spawn(self, name: str, run: Callable[[], Awaitable[None]]) -> None:

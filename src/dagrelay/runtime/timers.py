@@ -32,7 +32,12 @@ class Timer:
         """Don't call it after all; harmless afterwards."""
         if not self.is_cancelled:
             self.is_cancelled = True
+            self.action = _nothing  # A long timeout must not keep alive what it was for.
             self._timers.note_cancelled()
+
+
+def _nothing() -> None:
+    """Do what a cancelled timer does."""
 
 
 class Timers:
@@ -60,7 +65,7 @@ class Timers:
         return timer
 
     def note_cancelled(self) -> None:
-        """Count a dead timer, and clear them out when most are: a long timeout must not keep what it was for alive."""
+        """Count a dead timer, and clear them out when most are."""
         self._cancelled += 1
         if self._cancelled > _COMPACT_ABOVE and self._cancelled * 2 > len(self._heap):
             self._heap = [item for item in self._heap if not item[2].is_cancelled]
@@ -78,7 +83,7 @@ class Timers:
             while not self._is_closed:
                 self._wake = anyio.Event()
                 delay = self._fire(anyio.current_time())
-                if delay > 0 and not self._is_closed:
+                if not self._is_closed:
                     with anyio.move_on_after(None if delay == inf else delay):
                         await self._wake.wait()
 

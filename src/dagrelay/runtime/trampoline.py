@@ -31,7 +31,8 @@ def drive(handler: Coroutine[Any, Any, T], context: Context, on_suspend: Callabl
         try:
             wanted = context.run(step, given)
         except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+            value: T = end.value
+            return value
         if not is_suspended:
             is_suspended = True
             on_suspend()

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from dagrelay.actors.reply import Reply
+    from dagrelay.model.records import InstanceKey
+    from dagrelay.stores.operations import NewEntry
     from dagrelay.xcom.book import RunBook
 
-__all__ = ("MAX_BATCH_BYTES", "MAX_BATCH_OPERATIONS", "Barrier", "Message", "Request", "run_id_of", "split")
+__all__ = ("MAX_BATCH_BYTES", "MAX_BATCH_OPERATIONS", "Barrier", "Message", "Request", "entries_of", "run_id_of", "split")
 
 MAX_BATCH_OPERATIONS: Final = 1024
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -34,6 +36,8 @@ class Request:
     """Where its result goes; None for a cast."""
     with_start: bool = False
     """An outcome whose start was never cast, so that its events tell of it too."""
+    is_settled: bool = False
+    """Whether it was written, or has failed, and whoever waits was told."""
 
 
 @attrs.frozen
@@ -71,3 +75,16 @@ def run_id_of(operation: Operation) -> str | None:
             return None
         case _:
             return operation.run_id
+
+
+def entries_of(operation: Operation) -> Iterator[tuple[InstanceKey, int, NewEntry]]:
+    """Yield instance, slot and entry of each value that an operation stores."""
+    match operation:
+        case FinishAttempt():
+            for entry in operation.entries:
+                yield operation.instance, operation.attempt, entry
+        case PutEntries():
+            for entry in operation.entries:
+                yield operation.instance, operation.slot, entry
+        case _:
+            return

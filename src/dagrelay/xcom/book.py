@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dagrelay.model.records import InstanceKey
     from dagrelay.stores.operations import FinishAttempt
 
-__all__ = ("RunBook", "RunReports")
+__all__ = ("RunAccount", "RunBook", "RunReports")
 
 
 class RunReports(Protocol):
@@ -28,8 +28,11 @@ class RunReports(Protocol):
         ...
 
 
-class RunBook:
-    """One run's page, owned by the broker.
+class RunAccount:
+    """What may be counted only once for a run, however many pages of it there are: places in its timeline, and bytes.
+
+    A page that an outside push holds outlives the run, and the run may be taken up again on a new page meanwhile: both give out
+    places of one timeline.
 
     Args:
         run_id: the run.
@@ -39,19 +42,33 @@ class RunBook:
     """
 
     def __init__(self, run_id: str, *, next_seq: int = 1, stored_bytes: int = 0, max_bytes: int) -> None:
-        """Open the page."""
+        """Open the account."""
         self.run_id = run_id
+        self.next_seq = next_seq
+        # The sum counts overwritten and deleted values too; before it refuses anything it is made exact from the store.
+        self.bytes = stored_bytes
+        self.max_bytes = max_bytes
+        self.pending_operations = 0
+        self.pending_bytes = 0
+        self.settled_pushes = 0
+
+
+class RunBook:
+    """One run's page, owned by the broker.
+
+    Args:
+        account: what the run's pages share.
+    """
+
+    def __init__(self, account: RunAccount) -> None:
+        """Open the page."""
+        self.account = account
+        self.run_id = account.run_id
         self.reports: RunReports | None = None
         self.is_pipelined = False
         self.dag_id = ""
-        self.pending_operations = 0
-        self.pending_bytes = 0
         self.failure: StoreError | None = None
-        self._next_seq = next_seq
-        # The sum counts overwritten values too; before it refuses anything it is made exact from the store.
-        self._bytes = stored_bytes
-        self._max_bytes = max_bytes
-        # Invariant: an attempt that may write stands here, and nothing else. (test_broker: stale attempts)
+        # Invariant: an attempt that may write stands here, and nothing else. (test_book: stale attempts)
         self._open: dict[InstanceKey, int] = {}
         self._succeeded: dict[InstanceKey, int] = {}
         self._last_failed: dict[InstanceKey, int] = {}
@@ -63,8 +80,8 @@ class RunBook:
 
     def next_seq(self, count: int = 1) -> int:
         """Take `count` places in the timeline and return the first."""
-        seq = self._next_seq
-        self._next_seq = seq + count
+        seq = self.account.next_seq
+        self.account.next_seq = seq + count
         return seq
 
     # ----------------------------------------------------------------------------------------------------- attempts
@@ -73,6 +90,7 @@ class RunBook:
         """Let an attempt write; whatever attempt of the instance could until now can't any more."""
         self._open[instance] = attempt
         self._succeeded.pop(instance, None)
+        self._last_failed.pop(instance, None)
 
     def check_open(self, instance: InstanceKey, attempt: int) -> None:
         """Raise StaleAttemptError unless this attempt may write."""
@@ -92,41 +110,52 @@ class RunBook:
         """Let the run's tasks see, where they ask for it, the entries of a finally failed attempt."""
         self._last_failed[instance] = attempt
 
-    def slots_seen(self, instance: InstanceKey, *, include_failed: bool = False) -> tuple[int, ...]:
+    def slots_seen(self, instance: InstanceKey, *, include_failed: bool = False) -> tuple[int, ...] | None:
         """Return the slots in which the run's other tasks see entries of an instance, first hit wins.
 
-        The succeeded attempt's entry wins over the task-lifetime one, and that over the outside one.
+        The succeeded attempt's entry wins over the task-lifetime one, and that over the outside one. None, while an attempt runs,
+        leaves it to the store, which knows what that attempt has published.
         """
         attempt = self._succeeded.get(instance)
         if attempt is None and include_failed:
             attempt = self._last_failed.get(instance)
-        return (OUTSIDE,) if attempt is None else (attempt, TASK_LIFETIME, OUTSIDE)
+        if attempt is not None:
+            return (attempt, TASK_LIFETIME, OUTSIDE)
+        return None if instance in self._open else (OUTSIDE,)
 
     # ------------------------------------------------------------------------------------------------------- budget
 
     def is_over_budget(self, size: int) -> bool:
         """Whether `size` more bytes would be too many, by a sum that may be too high."""
-        return self._bytes + size > self._max_bytes
+        return self.account.bytes + size > self.account.max_bytes
 
     def correct_bytes(self, stored: int) -> None:
         """Replace the sum by what the store says, and what is on its way there."""
-        self._bytes = stored + self.pending_bytes
+        self.account.bytes = stored + self.account.pending_bytes
 
     def check_budget(self, size: int) -> None:
         """Raise XComTooLargeError if `size` more bytes are too many."""
         if self.is_over_budget(size):
             raise XComTooLargeError(
                 f"the values of run {self.run_id!r}",
-                actual=self._bytes + size,
-                limit=self._max_bytes,
+                actual=self.account.bytes + size,
+                limit=self.account.max_bytes,
                 setting="Limits(max_run_xcom_bytes=...)",
             )
 
-    def reserve(self, size: int) -> None:
-        """Count bytes about to be stored.
+    # ------------------------------------------------------------------------------------------------------ pending
 
-        Raises:
-            XComTooLargeError: they would be too many; nothing is counted.
-        """
-        self.check_budget(size)
-        self._bytes += size
+    def accept(self, size: int) -> None:
+        """Count an operation on its way to the store, and the bytes of its values."""
+        self.account.pending_operations += 1
+        self.account.pending_bytes += size
+        self.account.bytes += size
+
+    def release(self, size: int, *, is_stored: bool) -> None:
+        """Count an operation that is on its way no longer; what was not stored weighs nothing."""
+        self.account.pending_operations -= 1
+        self.account.pending_bytes -= size
+        if size:
+            self.account.settled_pushes += 1
+        if not is_stored:
+            self.account.bytes -= size

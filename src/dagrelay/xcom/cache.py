@@ -1,17 +1,20 @@
 """Values at hand: an overlay of what is accepted but not yet committed, over a cache of committed bytes.
 
-A resident value is a dict lookup, a hundred to five hundred times cheaper than a SELECT, so it needs no message. Bytes are kept and
-not objects: every puller decodes its own copy. Keys include the slot, so an entry changes only by a write that passes through here.
+A resident value is a dict lookup, a hundred to five hundred times cheaper than a SELECT, so it needs no message. Bytes are kept
+and not objects: every puller decodes its own copy. Keys include the slot, so an entry changes only by a write that passes here.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+
     from dagrelay.model.records import InstanceKey
     from dagrelay.stores.operations import NewEntry
 
@@ -43,7 +46,7 @@ class CacheStatistics:
     entries: int
     """Committed values held."""
     bytes: int
-    """Their encoded size."""
+    """Their encoded size, and that of what is kept with them."""
     pending: int
     """Values accepted and not yet committed."""
     hits: int
@@ -62,58 +65,76 @@ class ValueCache:
     def __init__(self, capacity_bytes: int) -> None:
         """Start empty."""
         self._capacity = capacity_bytes
-        self._overlay: dict[EntryKey, Resident] = {}
+        self._overlay: dict[EntryKey, NewEntry] = {}
         self._committed: OrderedDict[EntryKey, Resident] = OrderedDict()
+        # Reads of the store under way by key, and which of those keys were written meanwhile.
+        self._being_read: dict[EntryKey, int] = {}
+        self._outdated: set[EntryKey] = set()
         self._bytes = 0
         self._hits = 0
         self._misses = 0
 
-    def get(self, key: EntryKey, *, committed_only: bool = False) -> Resident | None:
-        """Return a value at hand; with `committed_only` not one whose commit is still under way."""
-        if not committed_only:
-            found = self._overlay.get(key)
-            if found is not None:
-                self._hits += 1
-                return found
-        elif key in self._overlay:
-            # The committed value is about to change: let the store say what holds now.
-            self._misses += 1
-            return None
-        found = self._committed.get(key)
+    def get(self, key: EntryKey) -> Resident | None:
+        """Return a value at hand."""
+        found = self.pending(key)
         if found is None:
-            self._misses += 1
-            return None
-        self._committed.move_to_end(key)
+            found = self._committed.get(key)
+            if found is None:
+                self._misses += 1
+                return None
+            self._committed.move_to_end(key)
         self._hits += 1
         return found
 
     def pending(self, key: EntryKey) -> Resident | None:
         """Return a value whose commit is under way."""
-        return self._overlay.get(key)
+        entry = self._overlay.get(key)
+        return None if entry is None else Resident(entry.value, entry.serializer)
+
+    # ------------------------------------------------------------------------------------------------------- writes
 
     def accept(self, instance: InstanceKey, slot: int, entry: NewEntry) -> None:
         """Hold a value until its commit is over."""
-        self._overlay[EntryKey(instance, slot, entry.key)] = Resident(entry.value, entry.serializer)
+        self._overlay[EntryKey(instance, slot, entry.key)] = entry
 
     def commit(self, instance: InstanceKey, slot: int, entry: NewEntry) -> None:
         """Move a value from the overlay to the cache, unless a later push has overlaid it."""
         key = EntryKey(instance, slot, entry.key)
-        held = self._overlay.get(key)
-        if held is not None and held.value is entry.value:
+        self._outdate(key)
+        if self._overlay.get(key) is entry:
             del self._overlay[key]
-            self.keep(key, held)
+            self._keep(key, Resident(entry.value, entry.serializer))
         else:
             self._forget(key)
 
     def drop(self, instance: InstanceKey, slot: int, entry: NewEntry) -> None:
         """Forget a value whose commit failed."""
         key = EntryKey(instance, slot, entry.key)
-        held = self._overlay.get(key)
-        if held is not None and held.value is entry.value:
+        if self._overlay.get(key) is entry:
             del self._overlay[key]
 
-    def keep(self, key: EntryKey, value: Resident) -> None:
-        """Keep a committed value, letting the least recently used ones go."""
+    def forget_task(self, run_id: str, task_id: str, key: str | None) -> None:
+        """Forget the committed values of a task (of one key, or all) after a deletion; O(cached values), and rare."""
+        self._forget_all(
+            lambda known: known.instance[:2] == (run_id, task_id) and (key is None or known.key == key),
+        )
+
+    def forget_run(self, run_id: str) -> None:
+        """Forget the committed values of a run; O(cached values), and rare."""
+        self._forget_all(lambda known: known.instance.run_id == run_id)
+
+    def _forget_all(self, is_meant: Callable[[EntryKey], bool]) -> None:
+        for key in [key for key in self._committed if is_meant(key)]:
+            self._forget(key)
+        for key in filter(is_meant, self._being_read):
+            self._outdate(key)
+
+    def _forget(self, key: EntryKey) -> None:
+        gone = self._committed.pop(key, None)
+        if gone is not None:
+            self._bytes -= len(gone.value) + _ENTRY_OVERHEAD
+
+    def _keep(self, key: EntryKey, value: Resident) -> None:
         self._forget(key)
         size = len(value.value) + _ENTRY_OVERHEAD
         if size > self._capacity:
@@ -124,25 +145,34 @@ class ValueCache:
             _, gone = self._committed.popitem(last=False)
             self._bytes -= len(gone.value) + _ENTRY_OVERHEAD
 
-    def forget_task(self, run_id: str, task_id: str, key: str | None) -> None:
-        """Forget the committed values of a task (of one key, or all) after a deletion; O(cached values), and rare."""
-        doomed = [
-            known
-            for known in self._committed
-            if known.instance.run_id == run_id and known.instance.task_id == task_id and (key is None or known.key == key)
-        ]
-        for known in doomed:
-            self._forget(known)
+    # -------------------------------------------------------------------------------------------------------- reads
 
-    def forget_run(self, run_id: str) -> None:
-        """Forget the committed values of a run; O(cached values), and rare."""
-        for known in [known for known in self._committed if known.instance.run_id == run_id]:
-            self._forget(known)
+    @contextmanager
+    def reading(self, keys: Iterable[EntryKey]) -> Generator[Callable[[EntryKey, Resident], None]]:
+        """Give, while values are read from the store, a function that keeps one for next time.
 
-    def _forget(self, key: EntryKey) -> None:
-        gone = self._committed.pop(key, None)
-        if gone is not None:
-            self._bytes -= len(gone.value) + _ENTRY_OVERHEAD
+        It keeps only those of `keys`, and none that was written or deleted since: the read may have come before that.
+        """
+        watched = set(keys)
+        for key in watched:
+            self._being_read[key] = self._being_read.get(key, 0) + 1
+
+        def keep(key: EntryKey, value: Resident) -> None:
+            if key in watched and key not in self._outdated:
+                self._keep(key, value)
+
+        try:
+            yield keep
+        finally:
+            for key in watched:
+                self._being_read[key] -= 1
+                if not self._being_read[key]:
+                    del self._being_read[key]
+                    self._outdated.discard(key)
+
+    def _outdate(self, key: EntryKey) -> None:
+        if key in self._being_read:
+            self._outdated.add(key)
 
     def statistics(self) -> CacheStatistics:
         """Return what is held."""

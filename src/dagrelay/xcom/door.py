@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -107,14 +107,14 @@ class Door:
         whole = self.draft(RETURN_VALUE, value, serializer=serializer, declared=declared, seq=book.next_seq())
         if not multiple_outputs:
             return (whole,)
-        items = unstructure(value, declared)
+        items: Any = unstructure(value, declared, max_bytes=self._limits.max_xcom_bytes, what="the returned value")
         if not isinstance(items, dict):
             raise XComSerializationError(f"multiple_outputs needs a mapping with str keys, not {type(value).__name__}")
-        known: Mapping[Any, Any] = items
+        known: Mapping[Any, Any] = cast("dict[Any, Any]", items)
         if RETURN_VALUE in known:
             raise XComSerializationError(f"multiple_outputs can't have an item named {RETURN_VALUE!r}", path=f"$.{RETURN_VALUE}")
         parts = (self.draft(key, item, serializer=serializer, seq=book.next_seq()) for key, item in known.items())
-        return (*parts, whole)
+        return (whole, *parts)
 
     def _encode(self, serializer: Serializer, value: Any, declared: Any, limit: int, what: str) -> bytes:
         if not isinstance(serializer, JsonSerializer):
@@ -123,7 +123,7 @@ class Door:
             return encode_json(value, max_bytes=limit, max_depth=self._limits.max_depth, what=what)
         except XComSerializationError:
             # Not plain: the converter may know it. Plain values, the most, never pay for asking.
-            plain = unstructure(value, declared)
+            plain = unstructure(value, declared, max_bytes=limit, what=what)
             if plain is value:
                 raise
         return encode_json(plain, max_bytes=limit, max_depth=self._limits.max_depth, what=what)

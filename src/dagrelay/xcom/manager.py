@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import attrs
 
-from dagrelay.errors import XComNotFoundError
+from dagrelay.errors import InvalidIdError, TaskNotFoundError, XComNotFoundError
 from dagrelay.ids import check_key, check_run_id, check_task_id
 from dagrelay.model.missing import MISSING
 from dagrelay.model.records import InstanceKey
+from dagrelay.model.states import TaskState
 from dagrelay.stores.base import Lookup
 from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, DeleteEntries
 from dagrelay.xcom.door import DEFAULT_OPTIONS, entry_record
@@ -62,21 +63,23 @@ class XComManager:
         attempt pushed under the same key.
 
         Raises:
-            InvalidIdError: an id or the key is not legal.
+            InvalidIdError: an id, the key or the map index is not legal.
             XComSerializationError: the value can't be stored exactly.
             XComTooLargeError: it is over a limit.
             XComConflictError: it would replace the return value of a task that has succeeded.
 
         Cancellation: once the call has begun to wait, the value may be stored all the same.
         """
-        instance = InstanceKey(check_run_id(run_id), check_task_id(task_id), map_index)
+        instance = _instance(run_id, task_id, map_index)
         key = check_key(key)
         # The snapshot comes before the first checkpoint; its place in the timeline after it, once the run's page is open.
         draft = self._door.draft(key, value, options=options or DEFAULT_OPTIONS)
         book = await self._broker.book(instance.run_id)
         (entry,) = await self._broker.push(book, instance=instance, slot=OUTSIDE, attempt=0, drafts=[draft])
-        found = await self._store.find_run(instance.run_id)
-        return entry_record(instance, entry, attempt=0, lifetime="run", dag_id=None if found is None else found.run.dag_id)
+        if not book.dag_id:
+            found = await self._store.find_run(instance.run_id)
+            book.dag_id = "" if found is None else found.run.dag_id
+        return entry_record(instance, entry, attempt=0, lifetime="run", dag_id=book.dag_id or None)
 
     @overload
     async def pull(self, run_id: str, task_id: str, key: str = ..., *, as_type: type[T], map_index: int | None = ...) -> T: ...
@@ -115,7 +118,7 @@ class XComManager:
 
         Cancellation: nothing is left behind.
         """
-        instance = InstanceKey(check_run_id(run_id), check_task_id(task_id), map_index)
+        instance = _instance(run_id, task_id, map_index)
         key = check_key(key)
         (found,) = await self._broker.reader.lookup([Lookup(instance=instance, key=key)])
         if found is not None:
@@ -149,15 +152,14 @@ class XComManager:
 
         Raises:
             DAGValidationError: the DAG can't be planned.
-            XComNotFoundError: the DAG has no such task.
+            TaskNotFoundError: the DAG has no such task.
 
         Cancellation: nothing is left behind.
         """
         run_id, task_id = check_run_id(run_id), check_task_id(task_id)
         plan = dag.plan()
         if task_id not in plan.index:
-            near = get_close_matches(task_id, plan.task_ids)
-            raise XComNotFoundError(run_id, task_id, "*", near=near, hint=f"DAG {plan.dag_id!r} has no such task")
+            raise TaskNotFoundError(plan.dag_id, task_id, get_close_matches(task_id, plan.task_ids))
         upstream = [plan.tasks[i].task_id for i in plan.upstream_of(plan.index[task_id], direct=direct)]
         return await upstream_values(self._store, self._door, run_id, upstream)
 
@@ -208,17 +210,28 @@ class XComManager:
             return entry
         return attrs.evolve(entry, value=self._door.decode(stored.serializer, stored.value))
 
-    async def not_found(self, instance: InstanceKey, key: str) -> XComNotFoundError:
+    async def not_found(self, instance: InstanceKey, key: str, *, hint: str = "") -> XComNotFoundError:
         """Return the error for a missing entry, with the task's state and the keys or tasks that are near."""
         run_id, task_id, _ = instance
         keys = [entry.key for entry, _ in await self._store.entries(run_id, task_ids=[task_id])]
-        instances = await self._store.instances(run_id, task_id=task_id)
-        if not instances and not keys:
-            known = {each.instance.task_id for each in await self._store.instances(run_id)}
-            near = get_close_matches(task_id, sorted(known))
-            return XComNotFoundError(run_id, task_id, key, near=near)
-        state = str(instances[0].state) if instances else "not started"
-        return XComNotFoundError(run_id, task_id, key, state=state, near=get_close_matches(key, keys))
+        image = await self._store.load_run(run_id)
+        tasks = () if image is None else image.plan.task_ids
+        if task_id in tasks:
+            known = await self._store.instances(run_id, task_id=task_id)
+            states = [each.state for each in known if each.instance == instance]
+            state = str(states[0] if states else TaskState.PENDING)
+            return XComNotFoundError(run_id, task_id, key, state=state, near=get_close_matches(key, keys), hint=hint)
+        if image is None:
+            hint = f"there is no run {run_id!r}{'; ' if hint else ''}{hint}"
+        near = get_close_matches(key, keys) if keys else get_close_matches(task_id, tasks)
+        return XComNotFoundError(run_id, task_id, key, near=near, hint=hint)
+
+
+def _instance(run_id: str, task_id: str, map_index: object) -> InstanceKey:
+    """Return the name of an instance whose parts are legal."""
+    if map_index is not None and (type(map_index) is not int or map_index < 0):
+        raise InvalidIdError("map index", map_index, "use None for an unmapped task, else an integer from 0")
+    return InstanceKey(check_run_id(run_id), check_task_id(task_id), map_index)
 
 
 async def upstream_values(store: Store, door: Door, run_id: str, upstream: Sequence[str]) -> dict[str, dict[str, Any]]:

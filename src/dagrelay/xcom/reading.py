@@ -9,7 +9,7 @@ import attrs
 
 from dagrelay.actors.mailbox import Mailbox, MailboxClosed
 from dagrelay.actors.reply import Reply
-from dagrelay.errors import DagrelayError, RuntimeClosedError
+from dagrelay.errors import DagrelayError, RuntimeClosedError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,28 +57,34 @@ class Reader:
         self._mailbox.close()
 
     async def run(self) -> None:
-        """Serve until closed; a failed read fails its askers and nobody else."""
+        """Serve until closed; a failed read fails its askers and nobody else. Shields itself."""
+        taken: list[_Wanted] = []
         with anyio.CancelScope(shield=True):
             try:
                 while True:
-                    await self._serve(await self._mailbox.drain(_MAX_LOOKUPS))
+                    taken = await self._mailbox.drain(_MAX_LOOKUPS)
+                    await self._serve(taken)
             except MailboxClosed:
                 pass
             finally:
-                for request in self._mailbox.discard():
-                    request.reply.fail(RuntimeClosedError())
+                for request in (*taken, *self._mailbox.discard()):
+                    request.reply.fail(RuntimeClosedError())  # Nothing happens to those that were answered.
 
     async def _serve(self, requests: list[_Wanted]) -> None:
         wanted = [lookup for request in requests for lookup in request.lookups]
         try:
             found = await self._store.lookup(wanted)
-        except DagrelayError as error:
-            if len(requests) == 1:
+        except Exception as error:  # noqa: BLE001 - told to those who asked; a bug of a store must not hang the others
+            if len(requests) > 1:
+                # One damaged row must not fail those who asked for others.
+                for request in requests:
+                    await self._serve([request])
+            elif isinstance(error, DagrelayError):
                 requests[0].reply.fail(error)
-                return
-            # One damaged row must not fail those who asked for others.
-            for request in requests:
-                await self._serve([request])
+            else:
+                failure = StoreError(f"the store can't read: {error!r}")
+                failure.__cause__ = error
+                requests[0].reply.fail(failure)
             return
         start = 0
         for request in requests:

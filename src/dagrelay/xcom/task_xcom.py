@@ -76,10 +76,10 @@ class RunData:
     thread_id: int = attrs.field(factory=threading.get_ident)
     """The thread of the runtime's loop."""
 
-    def not_found(self, index: int, key: str, *, hint: str = "") -> XComNotFoundError:
-        """Return the error for a value that an upstream task does not have."""
+    def not_found(self, index: int, key: str, *, near: Sequence[str] = (), hint: str = "") -> XComNotFoundError:
+        """Return the error for a value that a task does not have."""
         task_id = self.plan.tasks[index].task_id
-        return XComNotFoundError(self.book.run_id, task_id, key, state=self.states[index], hint=hint)
+        return XComNotFoundError(self.book.run_id, task_id, key, state=self.states[index], near=near, hint=hint)
 
 
 class TaskXCom:
@@ -118,8 +118,8 @@ class TaskXCom:
             serializer: the name of a serializer registered with the runtime.
             max_bytes: a limit for this value instead of the runtime's.
             description: a few words for people.
-            lifetime: `attempt`: gone if this attempt fails; `task`: kept for the task's later attempts (a checkpoint), and seen by
-                other tasks only after success.
+            lifetime: `attempt`: gone if this attempt fails; `task`: kept for the task's later attempts (a checkpoint), and seen
+                by other tasks only after success.
             sensitive: mask it in lists, logs and faces (it is not encrypted).
             publish: let other tasks see it at once, gone with the attempt if that fails.
 
@@ -173,11 +173,13 @@ class TaskXCom:
         """
         self._check_writable()
         data, number = self._data, self._attempt.number
+        key = check_key(key)
+        self._attempt.ensure_started()
         operation = DeleteEntries(
             run_id=self._instance.run_id,
             task_id=self._instance.task_id,
             map_index=self._instance.map_index,
-            key=check_key(key),
+            key=key,
             slots=(number, TASK_LIFETIME),
             attempt=number,
             at_us=data.door.now_us(),
@@ -303,7 +305,7 @@ class TaskXCom:
                 seen[entry.key] = entry
         return [seen[key] for key in sorted(seen)]
 
-    async def _find(self, indices: Sequence[int], key: str, *, include_failed: bool) -> list[Resident | None]:
+    async def _find(self, indices: Sequence[int], key: str, *, include_failed: bool) -> Sequence[Resident | None]:
         data = self._data
         wanted: list[Lookup] = []
         for index in indices:
@@ -316,10 +318,9 @@ class TaskXCom:
             return self._data.door.decode(found.serializer, found.value, as_type)
         if default is not MISSING:
             return default
-        error = self._data.not_found(index, key)
-        rows = await self._data.store.entries(error.run_id, task_ids=[error.task_id])
-        near = get_close_matches(key, [entry.key for entry, _ in rows])
-        raise XComNotFoundError(error.run_id, error.task_id, key, state=error.state, near=near)
+        data = self._data
+        rows = await data.store.entries(data.book.run_id, task_ids=[data.plan.tasks[index].task_id])
+        raise data.not_found(index, key, near=get_close_matches(key, [entry.key for entry, _ in rows]))
 
     def _upstream_index(self, task: Task[Any] | str) -> int:
         plan = self._data.plan

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
-from dagrelay.errors import XComNotFoundError
 from dagrelay.ids import check_run_id
 from dagrelay.model.missing import MISSING
 from dagrelay.model.policies import MissingPolicy
+from dagrelay.model.records import InstanceKey
 from dagrelay.templates import missing_key_hint, parse, render
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ("resolve_templates",)
 
-_ROOTS: Final = frozenset({"xcom", "run"})
+_ROOTS: Final = frozenset({"xcom", "run.id"})
 
 
 class _RunScope:
@@ -28,8 +28,16 @@ class _RunScope:
 
     def get(self, expression: Expression) -> Any:
         if expression.root == "run":
-            return self._run_id if expression.names == ("id",) else MISSING
+            return self._run_id
         return self._values.get((expression.task_id, expression.key), MISSING)
+
+
+class _NotThereError(Exception):
+    """Carries an expression without value out of the rendering, as what is to be said of it stands in the store."""
+
+    def __init__(self, expression: Expression) -> None:
+        super().__init__(expression)
+        self.expression = expression
 
 
 @overload
@@ -77,22 +85,20 @@ async def resolve_templates(
 
     Raises:
         TemplateSyntaxError: an expression breaks the grammar.
+        TemplateLimitError: the template, or its rendering, is too long.
+        TemplateValueError: a filter does not take the value.
         XComNotFoundError: a value is missing.
 
     Cancellation: nothing is left behind.
     """
     run_id = check_run_id(run_id)
     parsed = parse(template, foreign=foreign, roots=_ROOTS)
-    if not parsed.expressions:
-        return render(parsed, _RunScope(run_id, {}), missing=missing, native=native)
     wanted = dict.fromkeys((each.task_id, each.key) for each in parsed.expressions if each.root == "xcom")
-    values = await xcom.pull_many(run_id, list(wanted))
-
-    def not_found(expression: Expression) -> Exception:
-        hint = f"{{{{ {expression.source} }}}} of the template needs it"
-        more = missing_key_hint(expression)
-        return XComNotFoundError(
-            run_id, expression.task_id, expression.key, state="not known to have it", hint=f"{hint}; {more}" if more else hint
-        )
-
-    return render(parsed, _RunScope(run_id, values), missing=missing, native=native, on_missing=not_found)
+    values = await xcom.pull_many(run_id, list(wanted)) if wanted else {}
+    try:
+        return render(parsed, _RunScope(run_id, values), missing=missing, native=native, on_missing=_NotThereError)
+    except _NotThereError as lack:
+        expression = lack.expression
+    hints = (f"{{{{ {expression.source} }}}} of the template needs it", missing_key_hint(expression))
+    instance = InstanceKey(run_id, expression.task_id, None)
+    raise await xcom.not_found(instance, expression.key, hint="; ".join(filter(None, hints)))

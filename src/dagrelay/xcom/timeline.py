@@ -53,13 +53,15 @@ def events_of(operation: Operation, *, dag_id: str, count: int, with_start: bool
                 yield _pushed(operation.instance, operation.attempt, entry)
         case MarkInstance():
             yield _changed(operation.instance, 0, operation.state, operation.seq, operation.at_us, operation)
+        case DeleteEntries() if not count:
+            return
         case DeleteEntries():
             yield XComDeleted(
                 run_id=operation.run_id,
                 seq=operation.seq,
                 time=from_us(operation.at_us),
                 task_id=operation.task_id,
-                map_index=operation.map_index,
+                map_index=None if operation.slots is None else operation.map_index,
                 key=operation.key,
                 count=count,
             )

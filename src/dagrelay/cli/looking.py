@@ -1,0 +1,206 @@
+"""The commands that only look: `runs`, `show`, `xcom list`, `xcom get` and `events`. They work beside a running owner."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any, Final, TypeVar, assert_never
+
+import anyio
+
+from dagrelay.cli.exits import CommandError, ExitCode
+from dagrelay.cli.output import as_dict, clock, compact_json, cut, printable, readable_json, seconds, table, write, write_json
+from dagrelay.cli.places import existing_store
+from dagrelay.errors import XComNotFoundError
+from dagrelay.model.events import Event, RunFinished, RunStarted, TaskStateChanged, XComDeleted, XComPushed
+from dagrelay.model.states import RunState
+from dagrelay.runtime.runtime import Runtime
+from dagrelay.stores.sqlite.store import SqliteStore
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Awaitable, Callable
+
+    from dagrelay.model.records import Run, TaskInstance, XComEntry
+
+__all__ = ("events", "runs", "show", "xcom_get", "xcom_list")
+
+T = TypeVar("T")
+
+_MASK: Final = "(sensitive)"
+_MOST_CELL_CHARS: Final = 80
+
+
+def _look(options: Namespace, question: Callable[[Runtime], Awaitable[T]]) -> T:
+    store = SqliteStore(existing_store(options), read_only=True)
+
+    async def look() -> T:
+        async with Runtime(store) as runtime:
+            return await question(runtime)
+
+    return anyio.run(look)
+
+
+# -------------------------------------------------------------------------------------------------- runs
+
+
+def runs(options: Namespace) -> ExitCode:
+    """List runs, newest first."""
+    state = None if options.state is None else RunState(options.state)
+    found = _look(options, lambda runtime: runtime.runs(dag_id=options.dag, state=state, limit=options.limit))
+    if options.json:
+        write_json([as_dict(run) for run in found])
+    elif found:
+        rows = [(run.run_id, run.dag_id, run.state, clock(run.created_at), _took(run)) for run in found]
+        write(table([("RUN", "DAG", "STATE", "CREATED", "TOOK"), *rows]))
+    else:
+        write("no runs")
+    return ExitCode.SUCCESS
+
+
+def show(options: Namespace) -> ExitCode:
+    """Show a run and its tasks."""
+
+    async def question(runtime: Runtime) -> tuple[Run, list[TaskInstance]]:
+        return await runtime.get_run(options.run), await runtime.task_instances(options.run)
+
+    run, tasks = _look(options, question)
+    if options.json:
+        write_json({**as_dict(run), "tasks": [as_dict(task) for task in tasks]})
+        return ExitCode.SUCCESS
+    facts = [
+        ("run", run.run_id),
+        ("dag", run.dag_id),
+        ("state", run.state),
+        ("params", compact_json(run.params)),
+        ("tags", ", ".join(run.tags)),
+        ("created", clock(run.created_at)),
+        ("started", clock(run.started_at)),
+        ("ended", clock(run.ended_at)),
+    ]
+    write(table(fact for fact in facts if fact[1]))
+    rows = [
+        (
+            task.task_id,
+            task.state,
+            str(task.attempt),
+            seconds(task.ended_at - task.started_at) if task.ended_at and task.started_at else "-",
+            "" if task.error is None else cut(str(task.error), _MOST_CELL_CHARS),
+        )
+        for task in tasks
+    ]
+    if rows:
+        write("\n" + table([("TASK", "STATE", "ATTEMPT", "TOOK", "ERROR"), *rows]))
+    return ExitCode.SUCCESS
+
+
+def _took(run: Run) -> str:
+    return seconds(None if run.ended_at is None else run.ended_at - run.started_at)
+
+
+# -------------------------------------------------------------------------------------------------- values
+
+
+def xcom_list(options: Namespace) -> ExitCode:
+    """List the entries of a run, or of one of its tasks; values only if asked for, sensitive ones never."""
+
+    async def question(runtime: Runtime) -> list[XComEntry]:
+        found = await runtime.xcom.list(
+            options.run, options.task, all_attempts=options.all_attempts, include_values=options.values
+        )
+        if not found:
+            await runtime.get_run(options.run)  # A run that is not there is an error, one without entries is none.
+        return found
+
+    found = _look(options, question)
+    if options.json:
+        write_json([_entry_dict(entry, with_value=options.values) for entry in found])
+        return ExitCode.SUCCESS
+    heads = ["TASK", "KEY", "BYTES", "ATTEMPT", "PUSHED", "DESCRIPTION"]
+    rows = [
+        [entry.task_id, entry.key, str(entry.size_bytes), _attempt(entry), clock(entry.timestamp), _described(entry)]
+        for entry in found
+    ]
+    if options.values:
+        heads.append("VALUE")
+        for row, entry in zip(rows, found, strict=True):
+            row.append(_MASK if entry.sensitive else cut(compact_json(entry.value), _MOST_CELL_CHARS))
+    write(table([heads, *rows]) if rows else "no entries")
+    return ExitCode.SUCCESS
+
+
+def _entry_dict(entry: XComEntry, *, with_value: bool) -> dict[str, Any]:
+    facts = as_dict(entry)
+    if not with_value:
+        del facts["value"]
+    return facts
+
+
+def _attempt(entry: XComEntry) -> str:
+    return f"{entry.attempt} ({entry.state})" if entry.state is not None else str(entry.attempt)
+
+
+def _described(entry: XComEntry) -> str:
+    return f"{_MASK} {entry.description}".rstrip() if entry.sensitive else entry.description
+
+
+def xcom_get(options: Namespace) -> ExitCode:
+    """Print one value: as indented JSON, or with `--raw` a text as it is and anything else as compact JSON."""
+
+    async def question(runtime: Runtime) -> tuple[XComEntry, Any]:
+        value = await runtime.xcom.pull(options.run, options.task, options.key)
+        for entry in await runtime.xcom.list(options.run, options.task, prefix=options.key):
+            if entry.key == options.key:
+                return entry, value
+        # Deleted between the two reads.
+        raise XComNotFoundError(options.run, options.task, options.key, state="of those it had")
+
+    entry, value = _look(options, question)
+    if entry.sensitive and not options.reveal:
+        raise CommandError(f"XCom {options.key!r} of task {options.task!r} is sensitive; --reveal prints it all the same")
+    if options.json:
+        write_json({**as_dict(entry), "value": value})
+    elif options.raw:
+        _write_raw(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    else:
+        print(readable_json(value))
+    return ExitCode.SUCCESS
+
+
+def _write_raw(text: str) -> None:
+    """Print a text exactly, but on a terminal, which its control characters would steer."""
+    print(printable(text, keep="\n\t") if sys.stdout.isatty() else text)
+
+
+# -------------------------------------------------------------------------------------------------- timeline
+
+
+def events(options: Namespace) -> ExitCode:
+    """Print the timeline of a run; with `--json` one event a line."""
+
+    async def question(runtime: Runtime) -> None:
+        async for event in runtime.events(options.run):
+            if options.json:
+                write_json({"type": type(event).__name__, **as_dict(event)}, indent=None)
+            else:
+                write(f"{event.seq:5}  {event.time:%Y-%m-%d %H:%M:%S.%f}Z  {_told(event)}")
+
+    _look(options, question)
+    return ExitCode.SUCCESS
+
+
+def _told(event: Event) -> str:
+    match event:
+        case RunStarted():
+            return f"run started: {event.dag_id}"
+        case RunFinished():
+            return f"run {event.state}"
+        case TaskStateChanged():
+            reason = "" if event.error is None else f": {cut(printable(str(event.error)), _MOST_CELL_CHARS)}"
+            return f"{event.task_id} {event.state} (attempt {event.attempt}){reason}"
+        case XComPushed():
+            return f"{event.task_id} pushed {event.key!r} ({event.size_bytes} bytes, attempt {event.attempt})"
+        case XComDeleted():
+            return f"{event.task_id} lost {event.count} entries under {'all keys' if event.key is None else repr(event.key)}"
+        case _ as never:
+            assert_never(never)

@@ -1,0 +1,379 @@
+"""From a handler's signature to inputs, once, when the DAG is planned; from inputs to arguments, for every attempt.
+
+Parameters are filled in this order: the context; what `bind` says; a default that is, or holds, a reference or template; the
+run param of that name; the plain default.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, assert_never
+
+import attrs
+
+from dagrelay.dag.inputs import (
+    ConstantInput,
+    ContextInput,
+    Input,
+    ParamInput,
+    Read,
+    ReferenceInput,
+    TemplateInput,
+    TreeInput,
+)
+from dagrelay.dag.nesting import copy_of, holds_marker, map_leaves
+from dagrelay.dag.references import NamedTask, TemplateText, XComRef, is_reference, reference_parts, template_of
+from dagrelay.dag.signatures import AnnotationError, Parameter
+from dagrelay.errors import TemplateError, XComTypeError
+from dagrelay.model.missing import MISSING
+from dagrelay.serializers.converter import check_type, structure
+from dagrelay.serializers.hints import is_any, unwrap
+from dagrelay.templates import compile_tree, format_path, literal, parse, render, render_tree, walk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from dagrelay.dag.plan import PlannedTask
+    from dagrelay.dag.signatures import HandlerSignature
+    from dagrelay.model.policies import Limits, MissingPolicy
+    from dagrelay.templates import Expression, Scope, Template, Tree
+
+__all__ = ("Binding", "BindingPlace", "bind_handler", "fill")
+
+_ROOTS: Final = frozenset({"xcom", "params", "run", "task"})
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class BindingPlace:
+    """Where handlers are bound: a DAG whose tasks are known by id."""
+
+    owner: object
+    """The DAG."""
+    positions: Mapping[str, int]
+    """Position, in order of definition, by task id."""
+    near: Callable[[str], str]
+    """Returns a hint at task ids like a wrong one, as in `; did you mean 'load'?`, or nothing."""
+    limits: Limits
+    """How large templates may be."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Binding:
+    """How one handler is to be called, and what that takes."""
+
+    inputs: tuple[Input, ...]
+    """Its inputs, in order of its parameters."""
+    positional: int
+    """How many of them, from the first, are passed by position."""
+    config: Tree | None
+    """Its config, compiled; None if it has none."""
+    reads: tuple[Read, ...]
+    """What is read, each entry once; tasks are given by position."""
+    params: frozenset[str]
+    """Run params that its templates speak of."""
+    needs_context: bool
+    """Whether an input is the context."""
+    has_templates: bool
+    """Whether there is an expression in inputs or config."""
+
+
+def bind_handler(
+    place: BindingPlace,
+    signature: HandlerSignature,
+    *,
+    bind: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
+    problems: list[str],
+) -> Binding:
+    """Return how a handler is called.
+
+    Args:
+        place: the DAG it stands in.
+        signature: the handler.
+        bind: its task's `bind`.
+        config: its task's `config`.
+        problems: takes what is wrong, one clause each; a parameter with a problem is left out of the inputs.
+    """
+    return _Binder(place, signature, problems).bind(bind, config)
+
+
+class _Binder:
+    """Gathers what one task reads, and what is wrong with how it is wired."""
+
+    def __init__(self, place: BindingPlace, signature: HandlerSignature, problems: list[str]) -> None:
+        self._place = place
+        self._signature = signature
+        self._problems = problems
+        self._reads: dict[Read, None] = {}
+        self._params: set[str] = set()
+        self._has_templates = False
+
+    def bind(self, bind: Mapping[str, Any], config: Mapping[str, Any] | None) -> Binding:
+        signature = self._signature
+        names = {parameter.name for parameter in signature.parameters}
+        inputs = [self._input(parameter, bind.get(parameter.name, MISSING)) for parameter in signature.parameters]
+        for name, value in bind.items():
+            if name in names:
+                continue
+            if signature.takes_any_name:
+                inputs.append(self._bound(_unnamed(name), value))
+            else:
+                self._problems.append(f"bind names {name!r}, which is no parameter of its handler")
+        filled = tuple(each for each in inputs if each is not None)
+        tree = None if config is None else self._tree(config, "config", strings_are_templates=True)
+        return Binding(
+            inputs=filled,
+            positional=sum(parameter.is_positional for parameter in signature.parameters),
+            config=tree,
+            reads=tuple(self._reads),
+            params=frozenset(self._params),
+            needs_context=any(isinstance(each, ContextInput) for each in filled),
+            has_templates=self._has_templates,
+        )
+
+    # -------------------------------------------------------------------------------------------------- parameters
+
+    def _input(self, parameter: Parameter, bound: Any) -> Input | None:
+        """Return how a parameter is filled, or None where a problem was found."""
+        if self._signature.is_context(parameter):
+            if bound is not MISSING:
+                self._problems.append(f"bind names {parameter.name!r}, which gets the context")
+            return ContextInput(name=parameter.name)
+        if bound is not MISSING:
+            return self._bound(parameter, bound)
+        if holds_marker(parameter.default):
+            return self._marked(parameter, parameter.default)
+        return self._from_run(parameter)
+
+    def _bound(self, parameter: Parameter, value: Any) -> Input | None:
+        if holds_marker(value):
+            return self._marked(parameter, value)
+        return ConstantInput(name=parameter.name, value=value, reason="bind gives it")
+
+    def _marked(self, parameter: Parameter, marker: Any) -> Input | None:
+        """Return how a parameter is filled by what is, or holds, a reference or template."""
+        name, where = parameter.name, f"parameter {parameter.name!r}"
+        try:
+            annotation = self._annotation(parameter)
+        except (AnnotationError, XComTypeError) as error:
+            self._problems.append(f"{where}: {_reason(error)}")
+            annotation = MISSING
+        if is_reference(marker):
+            return self._reference(parameter, marker, annotation)
+        if isinstance(marker, TemplateText):
+            found = self._template(marker.text, where)
+            is_text = parameter.annotation is MISSING or annotation is str
+            kept = MISSING if is_text else annotation
+            return None if found is None else TemplateInput(name=name, template=found, is_text=is_text, annotation=kept)
+        if isinstance(marker, NamedTask):
+            self._problems.append(f"{where} gets task {marker.id!r} itself; write its `.output`")
+            return None
+        tree = self._tree(marker, where, strings_are_templates=False)
+        return None if tree is None else TreeInput(name=name, tree=tree, annotation=annotation)
+
+    def _from_run(self, parameter: Parameter) -> Input | None:
+        name, default = parameter.name, parameter.default
+        if parameter.is_fixed:
+            return ConstantInput(name=name, value=default, reason="functools.partial gives it")
+        try:
+            annotation = self._annotation(parameter)
+        except (AnnotationError, XComTypeError) as error:
+            if default is not MISSING:
+                return ConstantInput(name=name, value=default, reason=_reason(error))
+            self._problems.append(
+                f"parameter {name!r} can't be filled: it would get the run param of that name, but {_reason(error)}; "
+                "bind it, or give it a default"
+            )
+            return None
+        return ParamInput(name=name, param=name, annotation=annotation, default=default)
+
+    def _annotation(self, parameter: Parameter) -> Any:
+        """Return the type that a value is structured into for a parameter; MISSING where it stays as it is."""
+        if parameter.annotation is MISSING:
+            return MISSING
+        plain = unwrap(self._signature.resolve(parameter.annotation))
+        if is_any(plain):
+            return MISSING
+        check_type(plain)
+        return plain
+
+    # ------------------------------------------------------------------------------------------------------- reads
+
+    def _reference(self, parameter: Parameter, reference: XComRef[Any], annotation: Any) -> Input | None:
+        parts = reference_parts(reference)
+        if holds_marker(parts.default):
+            self._problems.append(
+                f"parameter {parameter.name!r}: the default of {reference!r} is itself to be read; use a constant"
+            )
+            return None
+        read = self._read(parts.task, parts.key, f"parameter {parameter.name!r}")
+        if read is None:
+            return None
+        return ReferenceInput(
+            name=parameter.name, read=read, path=parts.path, default=parts.default, annotation=annotation, source=repr(reference)
+        )
+
+    def _read(self, task: NamedTask, key: str, where: str) -> Read | None:
+        if task.owner is not self._place.owner:
+            self._problems.append(f"{where} reads task {task.id!r} of another DAG")
+            return None
+        read = Read(self._place.positions[task.id], key)
+        self._reads[read] = None
+        return read
+
+    def _template(self, text: str, where: str) -> Template | None:
+        limits = self._place.limits
+        try:
+            found = parse(text, max_chars=limits.max_template_chars, max_references=limits.max_template_references, roots=_ROOTS)
+        except TemplateError as error:
+            self._problems.append(f"{where}: {error}")
+            return None
+        self._note(found.expressions, where)
+        return found
+
+    def _tree(self, value: Any, where: str, *, strings_are_templates: bool) -> Tree | None:
+        limits = self._place.limits
+
+        def leaf(item: Any) -> Any:
+            if isinstance(item, str) and not strings_are_templates:
+                return literal(item)
+            if isinstance(item, TemplateText):
+                return item.text
+            if is_reference(item):
+                parts = reference_parts(item)
+                return None if self._read(parts.task, parts.key, where) is None else template_of(parts)
+            if isinstance(item, NamedTask):
+                self._problems.append(f"{where} holds task {item.id!r} itself; write its `.output`")
+            return item
+
+        try:
+            plain = map_leaves(value, leaf) if holds_marker(value) else value
+            tree = compile_tree(
+                plain,
+                max_chars=limits.max_template_chars,
+                max_references=limits.max_template_references,
+                max_depth=limits.max_depth,
+                roots=_ROOTS,
+                on_error=lambda error: self._problems.append(f"{where}: {error}"),
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            self._problems.append(f"{where}: {error}")
+            return None
+        self._note(tree.expressions, where)
+        return tree
+
+    def _note(self, expressions: Iterable[Expression], where: str) -> None:
+        """Note what expressions read."""
+        for each in expressions:
+            self._has_templates = True
+            if each.root == "params":
+                self._params.add(each.names[0])
+            elif each.root == "xcom":
+                position = self._place.positions.get(each.task_id)
+                if position is None:
+                    near = self._place.near(each.task_id)
+                    self._problems.append(
+                        f"{where} reads task {each.task_id!r} at column {each.column}, which is not in the DAG{near}"
+                    )
+                else:
+                    self._reads[Read(position, each.key)] = None
+
+
+def _unnamed(name: str) -> Parameter:
+    """Return the parameter that `**kwargs` stands for where `bind` names one."""
+    return Parameter(name=name, is_positional=False, is_fixed=False, default=MISSING, annotation=MISSING)
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, XComTypeError) else str(error)
+
+
+# ------------------------------------------------------------------------------------------------------------- filling
+
+
+def fill(
+    task: PlannedTask,
+    *,
+    context: Any,
+    read: Callable[[Read], Any],
+    scope: Scope,
+    params: Mapping[str, Any],
+    missing: MissingPolicy,
+    on_missing: Callable[[Read], Exception],
+    on_missing_expression: Callable[[Expression], Exception] | None = None,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and keyword arguments of a task's handler. Nothing is awaited or kept.
+
+    Args:
+        task: the task.
+        context: what the parameter for the context gets.
+        read: returns a value of its own for each call, decoded, or MISSING where there is no such entry.
+        scope: where templates find their values.
+        params: the run's params, defaults included.
+        missing: what a template does where a value is missing.
+        on_missing: makes the error for a reference without value and default.
+        on_missing_expression: makes the error for a template whose value is missing.
+
+    Raises:
+        XComTypeError: a value is not of the type its parameter is annotated with, or has nothing at a reference's path.
+        TemplateError: a template can't be rendered.
+        Exception: what `on_missing` or `on_missing_expression` returned.
+    """
+    arguments: dict[str, Any] = {}
+    for each in task.inputs:
+        match each:
+            case ReferenceInput():
+                value = _referred(task, each, read, on_missing)
+            case ContextInput():
+                value = context
+            case ParamInput():
+                value = _param(task, each, params)
+            case TemplateInput():
+                value = render(each.template, scope, missing=missing, native=not each.is_text, on_missing=on_missing_expression)
+                value = _structured(task, each.name, value, each.annotation)
+            case ConstantInput():
+                value = each.value
+            case TreeInput():
+                value = render_tree(each.tree, scope, missing=missing, on_missing=on_missing_expression)
+                value = _structured(task, each.name, value, each.annotation)
+            case _ as never:
+                assert_never(never)
+        arguments[each.name] = value
+    if not task.positional:
+        return (), arguments
+    positional = [arguments.pop(each.name) for each in task.inputs[: task.positional]]
+    return tuple(positional), arguments
+
+
+def _referred(
+    task: PlannedTask, each: ReferenceInput, read: Callable[[Read], Any], on_missing: Callable[[Read], Exception]
+) -> Any:
+    whole = read(each.read)
+    value = walk(whole, each.path) if each.path else whole
+    if value is not MISSING:
+        return _structured(task, each.name, value, each.annotation)
+    if each.default is not MISSING:
+        return copy_of(each.default)
+    if whole is MISSING:
+        raise on_missing(each.read)
+    raise XComTypeError(
+        f"parameter {each.name!r} of task {task.task_id!r}: the value that {each.source} reads has nothing there",
+        path=f"${format_path(each.path)}",
+    )
+
+
+def _param(task: PlannedTask, each: ParamInput, params: Mapping[str, Any]) -> Any:
+    value = params.get(each.param, MISSING)
+    if value is not MISSING:
+        return _structured(task, each.name, copy_of(value), each.annotation)
+    if each.default is MISSING:  # The run was recorded before the DAG asked for it.
+        raise XComTypeError(f"parameter {each.name!r} of task {task.task_id!r}: the run was given no param {each.param!r}")
+    return each.default
+
+
+def _structured(task: PlannedTask, name: str, value: Any, annotation: Any) -> Any:
+    if annotation is MISSING:
+        return value
+    try:
+        return structure(value, annotation)
+    except XComTypeError as error:
+        raise XComTypeError(f"parameter {name!r} of task {task.task_id!r}: {error.reason}", path=error.path) from error

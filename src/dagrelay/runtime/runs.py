@@ -1,0 +1,193 @@
+"""The live runs of a runtime: started, joined, taken up again, awaited."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from dagrelay.dag.params import complete_params
+from dagrelay.errors import RunStateError, RuntimeClosedError, StoreReadOnlyError, TaskNotFoundError
+from dagrelay.ids import check_run_id
+from dagrelay.model.states import FINISHED_RUN_STATES, RunState
+from dagrelay.runtime.history import run_record, unknown_run
+from dagrelay.runtime.launching import Launch, Services, check_same_run, create, reopen
+from dagrelay.runtime.result import RunResult, conclude, result_of_image, result_of_scheduler
+from dagrelay.stores.operations import SetRunState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dagrelay.dag.definition import DAG
+    from dagrelay.dag.plan import Plan
+    from dagrelay.runtime.scheduler import Scheduler
+    from dagrelay.runtime.supervision import Supervisor
+
+__all__ = ("Runs",)
+
+
+class Runs:
+    """What runs in this runtime, and how it came to.
+
+    Args:
+        services: what the runs share.
+        supervisor: what their schedulers are started in.
+        grace_s: how long a cancelled caller waits for the record of its run's interruption.
+    """
+
+    def __init__(self, services: Services, supervisor: Supervisor, *, grace_s: float) -> None:
+        """Start with none."""
+        self._services = services
+        self._supervisor = supervisor
+        self._grace_s = grace_s
+        self._lock = anyio.Lock()
+        self._is_closing = False
+        # Invariant: a run stands here from its record until its scheduler has ended. (test_lifecycle: live runs)
+        self._live: dict[str, Scheduler] = {}
+
+    def live(self, run_id: str) -> Scheduler | None:
+        """Return what runs a run here."""
+        return self._live.get(run_id)
+
+    async def launch(self, dag: DAG, params: Mapping[str, Any] | None, run_id: str | None) -> Launch:
+        """Start a new run, or find, join or resume the one that has the id.
+
+        Cancellation: the run may be recorded all the same, and is then found interrupted.
+        """
+        self._check_accepting()
+        services = self._services
+        plan = dag.plan(limits=services.limits)
+        given = complete_params(plan, params or {})
+        if run_id is None:
+            fresh = services.environment.new_run_id()
+            return self._enter(await create(services, plan, given, run_id=fresh, is_new=True))
+        run_id = check_run_id(run_id)
+        async with self._lock:  # Two calls with one id must not both find nothing.
+            stored = await services.store.find_run(run_id)
+            if stored is None:
+                return self._enter(await create(services, plan, given, run_id=run_id, is_new=False))
+            check_same_run(stored, run_id, plan.dag_id, services.door.params(given))
+            live = self._live.get(run_id)
+            if live is not None:
+                return Launch(run_id=run_id, plan=plan, scheduler=live, is_owner=False)
+            if stored.run.state in FINISHED_RUN_STATES:
+                return Launch(run_id=run_id, plan=plan, scheduler=None, is_owner=False)
+            return await self._reopen(run_id, plan, None)
+
+    async def take_up(self, run_id: str, dag: DAG, clear_from: str | None = None) -> Launch:
+        """Go on with a stored run: a retry where `clear_from` names a task, else a resume.
+
+        Cancellation: as for `launch`.
+        """
+        self._check_accepting()
+        plan = dag.plan(limits=self._services.limits)
+        if clear_from is not None and clear_from not in plan.index:
+            raise TaskNotFoundError(plan.dag_id, clear_from, get_close_matches(clear_from, plan.task_ids))
+        run_id = check_run_id(run_id)
+        async with self._lock:
+            live = self._live.get(run_id)
+            if live is not None:
+                if clear_from is not None:
+                    raise RunStateError(run_id, RunState.RUNNING, "its tasks can't be retried now; cancel it first, or wait")
+                return Launch(run_id=run_id, plan=plan, scheduler=live, is_owner=False)
+            found = await self._services.store.find_run(run_id)
+            if found is None:
+                raise await unknown_run(self._services.store, run_id)
+            stored = check_same_run(found, run_id, plan.dag_id, None)
+            if clear_from is None and stored.run.state is RunState.SUCCESS:
+                return Launch(run_id=run_id, plan=plan, scheduler=None, is_owner=False)
+            if clear_from is None and stored.run.state is RunState.FAILED:
+                raise RunStateError(run_id, RunState.FAILED, "use runtime.retry(run_id, task_id, dag) to go on with it")
+            return await self._reopen(run_id, plan, clear_from)
+
+    async def _reopen(self, run_id: str, plan: Plan, clear_from: str | None) -> Launch:
+        image = await self._services.store.load_run(run_id)
+        if image is None:
+            raise await unknown_run(self._services.store, run_id)
+        return self._enter(await reopen(self._services, plan, image, clear_from=clear_from))
+
+    def _check_accepting(self) -> None:
+        if self._is_closing:
+            raise RuntimeClosedError("it is being left and takes no new runs")
+        if self._services.store.is_read_only:
+            raise StoreReadOnlyError(self._services.store.name)
+
+    def _enter(self, scheduler: Scheduler) -> Launch:
+        run_id = scheduler.run_id
+        self._live[run_id] = scheduler
+
+        async def serve() -> None:
+            try:
+                await scheduler.run()
+            finally:
+                del self._live[run_id]
+
+        self._supervisor.spawn(f"scheduler {run_id}", serve)
+        if self._is_closing:
+            scheduler.interrupt()
+        return Launch(run_id=run_id, plan=scheduler.facts.data.plan, scheduler=scheduler, is_owner=True)
+
+    async def finish(self, launch: Launch, *, raise_on_failure: bool) -> RunResult:
+        """Wait for a run to end and return its result.
+
+        Cancellation: whoever started the run interrupts it, and waits for the record of that for at most `grace_s`.
+        """
+        scheduler = launch.scheduler
+        if scheduler is not None:
+            try:
+                await scheduler.ended.wait()
+            except BaseException:
+                if launch.is_owner:
+                    scheduler.interrupt()
+                    with anyio.move_on_after(self._grace_s, shield=True):
+                        await scheduler.ended.wait()
+                raise
+        return await self.result(launch, raise_on_failure=raise_on_failure)
+
+    async def result(self, launch: Launch, *, raise_on_failure: bool) -> RunResult:
+        """Return the result of a run once it has ended, or raise what it ended with.
+
+        Cancellation: only the waiting ends.
+        """
+        scheduler = launch.scheduler
+        if scheduler is not None:
+            await scheduler.ended.wait()
+            result = await result_of_scheduler(self._services, scheduler)
+            return conclude(result, scheduler.failure, raise_on_failure=raise_on_failure)
+        image = await self._services.store.load_run(launch.run_id)
+        if image is None:
+            raise await unknown_run(self._services.store, launch.run_id)
+        return conclude(await result_of_image(self._services, launch.plan, image), None, raise_on_failure=raise_on_failure)
+
+    async def cancel(self, run_id: str) -> None:
+        """End a run as cancelled and wait until that is recorded; nothing happens if it has ended.
+
+        Cancellation: the run is cancelled all the same.
+        """
+        services = self._services
+        scheduler = self._live.get(run_id)
+        if scheduler is not None:
+            scheduler.cancel()
+            await scheduler.ended.wait()
+            return
+        run = await run_record(services.store, run_id)
+        if run.state not in FINISHED_RUN_STATES:
+            book = await services.broker.book(run_id)
+            at_us = services.environment.now_us()
+            end = SetRunState(run_id=run_id, state=RunState.CANCELLED, at_us=at_us, seq=book.next_seq())
+            await services.broker.write(end, book)
+
+    def stop(self) -> None:
+        """Take no more runs and interrupt those there are."""
+        self._is_closing = True
+        for scheduler in list(self._live.values()):
+            scheduler.interrupt()
+
+    async def all_ended(self) -> None:
+        """Return once no run is left.
+
+        Cancellation: the runs go on.
+        """
+        while self._live:
+            await next(iter(self._live.values())).ended.wait()

@@ -1,0 +1,46 @@
+"""The benchmarks run, and tell what they promise to tell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BENCHMARKS: Final = Path(__file__).parents[2] / "benchmarks"
+
+
+def run_script(script: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run one of the scripts to its end."""
+    command = [sys.executable, str(BENCHMARKS / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)
+
+
+def test_a_quick_run_compares_the_systems_asked_for(tmp_path: Path) -> None:
+    """Each system is measured on the workload asked for, and the caveats come before any figure."""
+    figures = tmp_path / "figures.json"
+
+    only = ["--only", "layered,R3-FULL,STRICT asyncio"]
+    done = run_script("run.py", ["--quick", "--rounds", "1", "--json", str(figures), "--folder", str(tmp_path), *only])
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("Read this first.")
+    rows: list[dict[str, Any]] = json.loads(figures.read_text(encoding="utf-8"))["results"]
+    assert [(row["workload"], row["system"]) for row in rows] == [("layered", "R3-FULL"), ("layered", "dagrelay STRICT asyncio")]
+    assert all(row["tasks_per_s"] > 0 and row["tasks"] == 1001 and row["failure"] is None for row in rows)
+    assert list(tmp_path.iterdir()) == [figures]
+
+
+@pytest.mark.parametrize("arguments", [["--only", "no-such-system"], ["--only", "layered,no-such-system"]])
+def test_a_name_nobody_has_is_refused(arguments: list[str]) -> None:
+    """A misspelt name measures nothing, rather than everything."""
+    done = run_script("run.py", arguments)
+
+    assert done.returncode == 2
+    assert "no-such-system" in done.stderr
