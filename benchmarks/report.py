@@ -1,0 +1,106 @@
+"""Figures of many rounds, and how they are shown."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from systems import GROUPS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from systems import System
+    from workloads import Workload
+
+__all__ = ("CAVEATS", "Figures", "as_json", "table")
+
+CAVEATS: Final = """\
+Read this first.
+- Tasks do nothing: the tables show what the runtime costs, not what your work costs. At 1 ms a task every row here looks alike.
+- The floors are no competitors. They write one row a task and keep no states, retries, events, limits or templates; they show
+  what a promise costs at least, on this disk, in this run.
+- Rows of different promises are not comparable, so each promise has a table of its own.
+- Figures that wait for commits measure the disk. Virtual disks often sync in a fraction of a real one's time.
+- Only ratios within one run mean anything, and under 1.5x on a shared machine not much. Rounds are interleaved: each round runs
+  every system once, in another order, each in a process of its own that was warmed by a run of one task.
+- dagrelay plans a DAG at its first run, which is the first round's; medians leave it out. Checkpoints that it makes when idle
+  are in the bytes written, not in the time; the floors make theirs, SQLite's own, within their time.
+- Sync calls are those of one run, counted by strace in a run of their own."""
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """What one system did with one workload."""
+
+    wall_s: list[float] = field(default_factory=list[float])
+    cpu_s: list[float] = field(default_factory=list[float])
+    written_bytes: list[int] = field(default_factory=list[int])
+    peak_rss_bytes: int | None = None
+    sync_calls: int | None = None
+    """fsync and fdatasync calls of one run; None if they were not counted."""
+    failure: str | None = None
+
+
+def as_json(workload: Workload, system: System, figures: Figures) -> dict[str, Any]:
+    """Return figures as a row of the JSON file."""
+    row: dict[str, Any] = {"workload": workload.name, "tasks": workload.size, "system": system.name, "group": system.group}
+    if figures.wall_s:
+        row["tasks_per_s"] = workload.size / statistics.median(figures.wall_s)
+    return row | asdict(figures)
+
+
+def table(workload: Workload, results: Mapping[System, Figures]) -> str:
+    """Return one workload's tables, one for each promise, fastest first."""
+    by_name = {system.name: figures for system, figures in results.items()}
+    lines = [f"## {workload.name}: {workload.title}"]
+    for group, promise in GROUPS.items():
+        rows = [(system, figures) for system, figures in results.items() if system.group == group]
+        if not rows:
+            continue
+        rows.sort(key=lambda row: statistics.median(row[1].wall_s) if row[1].wall_s else float("inf"))
+        lines += ["", f"### {promise}", ""]
+        lines += _aligned([_HEAD, *(_row(workload, system, figures, by_name) for system, figures in rows)])
+        lines += [f"{system.name} failed: {figures.failure}" for system, figures in rows if figures.failure]
+    return "\n".join(lines)
+
+
+_HEAD: Final = (
+    "system", "tasks/s", "min-max", "of its floor", "of R0", "CPU us/task", "syncs/task", "KiB written/run", "peak MiB",
+)  # fmt: skip
+
+
+def _row(workload: Workload, system: System, figures: Figures, by_name: Mapping[str, Figures]) -> tuple[str, ...]:
+    if not figures.wall_s:
+        return (system.name, "failed", *["-"] * (len(_HEAD) - 2))
+    slowest, fastest = (workload.size / wall_s for wall_s in (max(figures.wall_s), min(figures.wall_s)))
+    return (
+        system.name,
+        f"{workload.size / statistics.median(figures.wall_s):,.0f}",
+        f"{slowest:,.0f}-{fastest:,.0f}",
+        _share(figures, by_name.get(system.floor or "")),
+        _share(figures, by_name.get("R0")),
+        f"{statistics.median(figures.cpu_s) / workload.size * 1e6:,.0f}",
+        "-" if figures.sync_calls is None else f"{figures.sync_calls / workload.size:.3f}",
+        f"{statistics.median(figures.written_bytes) / 1024:,.0f}",
+        "-" if figures.peak_rss_bytes is None else f"{figures.peak_rss_bytes / 2**20:,.0f}",
+    )
+
+
+def _share(figures: Figures, floor: Figures | None) -> str:
+    """Return the speed relative to a floor's: the median over the rounds, each against the floor of the same round."""
+    if floor is None or floor is figures or not floor.wall_s:
+        return "-"
+    shares = [theirs / ours for ours, theirs in zip(figures.wall_s, floor.wall_s, strict=False)]
+    return f"{statistics.median(shares):.1%}"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return rows as lines: the first column flush left, figures flush right."""
+    first, *others = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines: list[str] = []
+    for name, *cells in rows:
+        figures = [cell.rjust(width) for cell, width in zip(cells, others, strict=True)]
+        lines.append("  ".join([name.ljust(first), *figures]))
+    return lines
