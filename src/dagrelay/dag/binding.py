@@ -209,7 +209,7 @@ class _Binder:
         if read is None:
             return None
         return ReferenceInput(
-            name=parameter.name, read=read, path=parts.path, default=parts.default, annotation=annotation, source=repr(reference)
+            name=parameter.name, read=read, path=parts.path, default=parts.default, annotation=annotation, reference=reference
         )
 
     def _read(self, task: NamedTask, key: str, where: str) -> Read | None:
@@ -356,7 +356,7 @@ def _referred(
     if whole is MISSING:
         raise on_missing(each.read)
     raise XComTypeError(
-        f"parameter {each.name!r} of task {task.task_id!r}: the value that {each.source} reads has nothing there",
+        f"parameter {each.name!r} of task {task.task_id!r}: the value of {each.reference!r} has nothing there",
         path=f"${format_path(each.path)}",
     )
 

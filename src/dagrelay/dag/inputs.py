@@ -9,7 +9,7 @@ import attrs
 from dagrelay.model.missing import MISSING
 
 if TYPE_CHECKING:
-    from dagrelay.dag.references import Step
+    from dagrelay.dag.references import Step, XComRef
     from dagrelay.templates import Template, Tree
 
 __all__ = (
@@ -67,8 +67,8 @@ class ReferenceInput:
     """What stands in where nothing is there; MISSING if that is an error."""
     annotation: Any = MISSING
     """The type it is structured into; MISSING where it stays as it is."""
-    source: str
-    """The reference as a template, for messages."""
+    reference: XComRef[Any]
+    """The reference as it was written, for messages."""
 
 
 @attrs.frozen(kw_only=True)

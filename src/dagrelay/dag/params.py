@@ -54,7 +54,7 @@ def _unknown(plan: Plan, name: Any) -> str:
 def _told(each: Input) -> str:
     match each:
         case ReferenceInput():
-            return f"it gets {each.source}"
+            return f"it gets {each.reference!r}"
         case ContextInput():
             return "it gets the context"
         case ConstantInput():
