@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dagrelay.dag.definition import DAG as DAG
 from dagrelay.dag.definition import Task as Task
-from dagrelay.dag.references import template as template
 from dagrelay.dag.references import XComRef as XComRef
+from dagrelay.dag.references import template as template
 from dagrelay.errors import DAGChangedError as DAGChangedError
-from dagrelay.errors import DAGValidationError as DAGValidationError
 from dagrelay.errors import DagrelayError as DagrelayError
+from dagrelay.errors import DAGValidationError as DAGValidationError
 from dagrelay.errors import InvalidIdError as InvalidIdError
 from dagrelay.errors import InvalidTransitionError as InvalidTransitionError
 from dagrelay.errors import NotUpstreamError as NotUpstreamError

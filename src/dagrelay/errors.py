@@ -371,8 +371,8 @@ class RunFailedError(RunError, ExceptionGroup[TaskFailedError]):
         self.result = result
         return self
 
-    def __init__(self, message: str, errors: Sequence[TaskFailedError], *, run_id: str = "", result: Any = None) -> None:
-        """Take the message, the failed tasks' errors, the run's id and its result."""
+    def __init__(self, message: str, errors: Sequence[TaskFailedError], **_facts: Any) -> None:
+        """Take the message and the failed tasks' errors; `__new__` has kept the run's id and its result."""
         super().__init__(message, list(errors))
 
     def derive(self, excs: Sequence[Any]) -> Any:

@@ -10,8 +10,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+import anyio.to_thread
 import attrs
-from anyio import to_thread
 
 from dagrelay.dag.binding import fill
 from dagrelay.errors import (
@@ -168,7 +168,7 @@ class Attempt:
             value = await self._call(suspended)
             if self.cancel_reason is None:
                 outcome = await self._succeed(value)
-        except BaseException as error:  # noqa: BLE001 - the task's failure, never the loop's or another task's
+        except BaseException as error:  # noqa: ASYNC103, BLE001 - the task's end, never the loop's or another task's
             outcome = None if self.cancel_reason is not None else self._judge(error)
         finally:
             if timer is not None:
@@ -189,7 +189,7 @@ class Attempt:
             return await drive(task.handler(*args, **kwargs), run.context.copy(), suspended)
         call = partial(task.handler, *args, **kwargs)
         # A thread can't be cancelled: on timeout or cancel it is left to end by itself, and what it pushes then is refused.
-        work = to_thread.run_sync(call, abandon_on_cancel=True, limiter=run.threads)
+        work = anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=run.threads)
         return await drive(work, run.context.copy(), suspended)
 
     def _fill(self, values: Mapping[Any, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -24,7 +24,7 @@ def _wall_clock_us() -> int:
 class Environment:
     """Sources of time, chance and run ids.
 
-    Deadlines are kept by the event loop's own clock (`anyio.current_time()`), so that a jump of the wall clock fires none of them.
+    Deadlines are kept by the event loop's own clock (`anyio.current_time()`), so that no jump of the wall clock fires one.
     """
 
     now_us: Callable[[], int] = _wall_clock_us
@@ -33,5 +33,5 @@ class Environment:
     """Chance, for the jitter of retries and for run ids."""
 
     def new_run_id(self) -> str:
-        """Return a fresh run id: its time of birth, so that ids sort by age, and 48 random bits."""
+        """Return a fresh run id: the time, so that ids sort by age, and 48 random bits."""
         return f"{from_us(self.now_us()):%Y%m%dT%H%M%S}-{self.random.getrandbits(48):012x}"

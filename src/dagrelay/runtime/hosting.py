@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import anyio.lowlevel
 import attrs
-from anyio import lowlevel
 
 from dagrelay.log import get_logger
 
@@ -130,7 +130,7 @@ class Hosting:
         """
         with anyio.CancelScope(shield=True):
             try:
-                await lowlevel.cancel_shielded_checkpoint()  # An eager task would run inside whoever spawned it.
+                await anyio.lowlevel.cancel_shielded_checkpoint()  # An eager task would run inside whoever spawned it.
                 self._is_one_coming = False
                 while await self._carry_in_one_scope():
                     pass
@@ -168,7 +168,7 @@ class Hosting:
             if steps == _STEPS_BETWEEN_CHECKPOINTS:
                 steps = 0
                 self.wake()
-                await lowlevel.cancel_shielded_checkpoint()
+                await anyio.lowlevel.cancel_shielded_checkpoint()
         return True
 
     async def _rest(self) -> bool:

@@ -103,10 +103,10 @@ class RunResult:
     """Its tasks by id, in topological order."""
     errors: Mapping[str, TaskFailedError]
     """The failed tasks' errors by task id."""
-    _plan: Plan = attrs.field(repr=False)
-    _leaves: Mapping[int, Resident] = attrs.field(repr=False)
-    _door: Door = attrs.field(repr=False)
-    _reader: Reader = attrs.field(repr=False)
+    _plan: Plan = attrs.field(alias="plan", repr=False)
+    _leaves: Mapping[int, Resident] = attrs.field(alias="leaves", repr=False)
+    _door: Door = attrs.field(alias="door", repr=False)
+    _reader: Reader = attrs.field(alias="reader", repr=False)
 
     @overload
     def __getitem__(self, task: Task[R]) -> R: ...

@@ -184,7 +184,7 @@ class Runtime:
         opened = self._opened()
         try:
             if exc is None and self._on_exit == "wait":
-                await opened.runs.all_ended()
+                await opened.runs.all_ended()  # noqa: ASYNC102 - leaving a runtime waits for its runs, cancellably
         finally:
             # Shielded apart from the group's end: a shield around that corrupts scopes.
             with anyio.CancelScope(shield=True):
@@ -193,7 +193,7 @@ class Runtime:
                 await opened.supervisor.stop()
                 await self._store.close()
             self._open = None
-            await opened.task_group.__aexit__(None, None, None)
+            await opened.task_group.__aexit__(None, None, None)  # noqa: ASYNC102 - empty by now, and never to be shielded
 
     def _opened(self) -> _Opened:
         if self._pid and self._pid != os.getpid():
@@ -291,8 +291,8 @@ class Runtime:
         handles: list[RunHandle] = []
         for dag in dags:
             query = RunQuery(dag_id=dag.dag_id, state=RunState.INTERRUPTED, limit=None)
-            for run in reversed(await opened.services.store.find_runs(query)):
-                handles.append(RunHandle(self, await opened.runs.take_up(run.run_id, dag)))
+            interrupted = await opened.services.store.find_runs(query)
+            handles += [RunHandle(self, await opened.runs.take_up(run.run_id, dag)) for run in reversed(interrupted)]
         return handles
 
     async def cancel(self, run_id: str) -> None:

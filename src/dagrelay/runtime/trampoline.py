@@ -38,7 +38,7 @@ def drive(handler: Coroutine[Any, Any, T], context: Context, on_suspend: Callabl
             on_suspend()
         try:
             given = yield wanted
-        except BaseException as error:  # noqa: BLE001 - it is the handler's to catch, whatever it is
+        except BaseException as error:  # noqa: ASYNC103, BLE001 - it is the handler's to catch, whatever it is
             step, given = handler.throw, error
         else:
             step = handler.send

@@ -110,7 +110,7 @@ class Door:
         items: Any = unstructure(value, declared, max_bytes=self._limits.max_xcom_bytes, what="the returned value")
         if not isinstance(items, dict):
             raise XComSerializationError(f"multiple_outputs needs a mapping with str keys, not {type(value).__name__}")
-        known: Mapping[Any, Any] = cast("dict[Any, Any]", items)
+        known = cast("Mapping[Any, Any]", items)
         if RETURN_VALUE in known:
             raise XComSerializationError(f"multiple_outputs can't have an item named {RETURN_VALUE!r}", path=f"$.{RETURN_VALUE}")
         parts = (self.draft(key, item, serializer=serializer, seq=book.next_seq()) for key, item in known.items())

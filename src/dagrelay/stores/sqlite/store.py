@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 _WAL_BYTES: Final = 16 * 1024 * 1024
 """Size of the write-ahead log past which it is brought into the database even when there is work to do."""
+_IDLE_OPERATIONS: Final = 4096
+"""Operations after which an idle moment is used to bring the log in; a checkpoint syncs twice, so not after each small batch."""
 _BUSY_TRIES: Final = 50
 _BUSY_PAUSE_S: Final = 0.1
 """Another process that writes to the database is waited for so often, with a pause between."""
@@ -82,7 +84,7 @@ class SqliteStore:
         self._batches = self._operations = self._reads = 0
         # The log's size from which on it is brought in even though there is work; it rises while a reader is in the way.
         self._wal_limit = _WAL_BYTES
-        self._is_checkpointed = True
+        self._unmoved_operations = 0
 
     @property
     def name(self) -> str:
@@ -184,7 +186,7 @@ class SqliteStore:
         results = await self._run(self._writing, lambda connection: self._writer.apply(connection, batch))
         self._batches += 1
         self._operations += sum(not isinstance(result, DagrelayError) for result in results)
-        self._is_checkpointed = False
+        self._unmoved_operations += len(batch)
         return results
 
     async def _run(self, driver: Driver | None, unit: Callable[[sqlite3.Connection], T]) -> T:
@@ -204,14 +206,14 @@ class SqliteStore:
 
     async def maintain(self, *, idle: bool) -> None:
         """Bring the write-ahead log into the database when there is time, or when it has grown long; see Store.maintain."""
-        if self._writing is None or self._is_checkpointed:
+        if self._writing is None or not self._unmoved_operations:
             return
         size = self._log_bytes()
         if size >= self._wal_limit:
             # Only a truncated log tells by its size how much of it is waiting.
             is_done = await self.checkpoint("TRUNCATE")
             self._wal_limit = _WAL_BYTES if is_done else size + _WAL_BYTES
-        elif idle:
+        elif idle and self._unmoved_operations >= _IDLE_OPERATIONS:
             await self.checkpoint("PASSIVE")
 
     async def checkpoint(self, mode: Literal["PASSIVE", "TRUNCATE"]) -> bool:
@@ -225,8 +227,9 @@ class SqliteStore:
             is_busy, in_log, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             return not is_busy and in_log == moved
 
-        self._is_checkpointed = await self._run(self._writing, unit)
-        return self._is_checkpointed
+        is_done = await self._run(self._writing, unit)
+        self._unmoved_operations = 0
+        return is_done
 
     def _log_bytes(self) -> int:
         try:
