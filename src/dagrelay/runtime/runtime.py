@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
@@ -182,18 +183,22 @@ class Runtime:
         Cancellation: the runs are interrupted, and the rest goes on.
         """
         opened = self._opened()
-        try:
+        async with AsyncExitStack() as stack:  # noqa: ASYNC102 - each callback shields itself where it must
+            # Run in reverse, each whatever became of those before it. The group's end is apart from the shield of the rest, as a
+            # shield around it corrupts scopes; by then nothing runs in it.
+            stack.push_async_callback(opened.task_group.__aexit__, None, None, None)
+            stack.callback(setattr, self, "_open", None)
+            stack.push_async_callback(self._store.close)
+            stack.push_async_callback(self._stop, opened)
             if exc is None and self._on_exit == "wait":
-                await opened.runs.all_ended()  # noqa: ASYNC102 - leaving a runtime waits for its runs, cancellably
-        finally:
-            # Shielded apart from the group's end: a shield around that corrupts scopes.
-            with anyio.CancelScope(shield=True):
-                opened.runs.stop()
-                await opened.runs.all_ended()
-                await opened.supervisor.stop()
-                await self._store.close()
-            self._open = None
-            await opened.task_group.__aexit__(None, None, None)  # noqa: ASYNC102 - empty by now, and never to be shielded
+                await opened.runs.all_ended()  # noqa: ASYNC102 - waits for the runs, cancellably
+
+    @staticmethod
+    async def _stop(opened: _Opened) -> None:
+        with anyio.CancelScope(shield=True):
+            opened.runs.stop()
+            await opened.runs.all_ended()
+            await opened.supervisor.stop()
 
     def _opened(self) -> _Opened:
         if self._pid and self._pid != os.getpid():
