@@ -228,7 +228,7 @@ def test_a_sensitive_value_is_printed_only_if_told_to_reveal_it(cli: Cli, form: 
     ("words", "hint"),
     [
         (["first", "color"], "did you mean 'colour'?"),
-        (["frist"], "did you mean 'first'?"),
+        (["fist"], "did you mean 'first'?"),
         (["last"], "(the task is failed)"),
     ],
 )

@@ -53,6 +53,7 @@ def test_looking_needs_a_store_that_is_there(tmp_path: Path) -> None:
         pytest.param("/src/dagrelay/__main__.py", None, f"{shlex.quote(sys.executable)} -m dagrelay", id="python -m, full"),
         pytest.param("/src/dagrelay/__main__.py", sys.executable, "python -m dagrelay", id="python -m, short"),
         pytest.param("/usr/bin/pytest", None, "dagrelay", id="called by another program"),
+        pytest.param("/src/pytest/__main__.py", None, "dagrelay", id="called by another module"),
     ],
 )
 def test_a_printed_command_starts_the_program_that_printed_it(

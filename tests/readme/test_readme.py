@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import inspect
 import re
@@ -25,6 +24,7 @@ from dagrelay.model.policies import Limits
 from dagrelay.model.states import RunState, TaskState, TriggerRule
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
 README: Final = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -119,8 +119,9 @@ def test_the_tree_of_errors_is_that_of_the_module() -> None:
 def options_of(parser: argparse.ArgumentParser, command: str = "") -> Iterator[tuple[str, str]]:
     """Yield every option and argument of a parser and its subcommands, with its command."""
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            subparsers: dict[str, argparse.ArgumentParser] = action.choices
+        choices: Any = action.choices
+        if hasattr(choices, "items"):
+            subparsers: dict[str, argparse.ArgumentParser] = choices
             for name, subparser in subparsers.items():
                 yield f"{command} {name}".strip(), name
                 yield from options_of(subparser, f"{command} {name}".strip())

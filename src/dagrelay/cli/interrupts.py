@@ -44,7 +44,7 @@ async def until_signal(work: Callable[[], Awaitable[T]]) -> T:
     failure: BaseException | None = None
     scope = anyio.CancelScope()
 
-    async def watch(*, task_status: TaskStatus[None]) -> None:
+    async def watch(*, task_status: TaskStatus[None]) -> None:  # noqa: ASYNC114 - its one start stands below
         with anyio.open_signal_receiver(*_SIGNALS) as signals:
             task_status.started()
             async for number in signals:

@@ -11,7 +11,6 @@ import anyio
 from dagrelay.cli.exits import CommandError, ExitCode
 from dagrelay.cli.output import as_dict, clock, compact_json, cut, printable, readable_json, seconds, table, write, write_json
 from dagrelay.cli.places import existing_store
-from dagrelay.errors import XComNotFoundError
 from dagrelay.model.events import Event, RunFinished, RunStarted, TaskStateChanged, XComDeleted, XComPushed
 from dagrelay.model.states import RunState
 from dagrelay.runtime.runtime import Runtime
@@ -147,19 +146,17 @@ def _described(entry: XComEntry) -> str:
 def xcom_get(options: Namespace) -> ExitCode:
     """Print one value: as indented JSON, or with `--raw` a text as it is and anything else as compact JSON."""
 
-    async def question(runtime: Runtime) -> tuple[XComEntry, Any]:
-        value = await runtime.xcom.pull(options.run, options.task, options.key)
-        for entry in await runtime.xcom.list(options.run, options.task, prefix=options.key):
-            if entry.key == options.key:
-                return entry, value
-        # Deleted between the two reads.
-        raise XComNotFoundError(options.run, options.task, options.key, state="of those it had")
+    async def question(runtime: Runtime) -> tuple[XComEntry | None, Any]:
+        listed = await runtime.xcom.list(options.run, options.task, prefix=options.key)
+        entry = next((each for each in listed if each.key == options.key), None)
+        return entry, await runtime.xcom.pull(options.run, options.task, options.key)
 
     entry, value = _look(options, question)
-    if entry.sensitive and not options.reveal:
+    # Where it was pushed between the two reads nothing is known of it.
+    if (entry is None or entry.sensitive) and not options.reveal:
         raise CommandError(f"XCom {options.key!r} of task {options.task!r} is sensitive; --reveal prints it all the same")
     if options.json:
-        write_json({**as_dict(entry), "value": value})
+        write_json({**({} if entry is None else as_dict(entry)), "value": value})
     elif options.raw:
         _write_raw(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":")))
     else:

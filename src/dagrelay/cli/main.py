@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import os
 import sys
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from dagrelay.cli import looking, running
 from dagrelay.cli.exits import EXIT_CODES, CommandError, ExitCode, exit_code_of
@@ -28,8 +27,7 @@ _TARGET = "the DAG: path/file.py[:name] or package.module[:name]; without a name
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line and return its exit code."""
     options = make_parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # A letter that the terminal lacks is no reason to fail.
+    _accept_all_letters(sys.stdout)
     try:
         code: ExitCode = options.command(options)
         sys.stdout.flush()
@@ -52,6 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(str(error))
         return exit_code_of(error)
     return code
+
+
+def _accept_all_letters(stream: TextIO) -> None:
+    """Have a letter that the terminal lacks written as an escape, which is better than to fail."""
+    reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
 
 
 def _let_go_of_stdout() -> None:

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -73,7 +73,7 @@ def as_dict(record: attrs.AttrsInstance) -> dict[str, Any]:
 
 
 def _leave_mappings(_record: object, _field: object, value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else value
+    return dict(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else value
 
 
 def write_json(value: Any, *, indent: int | None = 2) -> None:

@@ -23,7 +23,8 @@ _DEFAULT_STORE: Final = "dagrelay.db"
 
 def store_path(options: Namespace) -> Path:
     """Return the absolute path of the store: `--store`, else $DAGRELAY_STORE, else ./dagrelay.db."""
-    text: str | None = getattr(options, "store", None) or os.environ.get(STORE_VARIABLE) or _DEFAULT_STORE
+    given: str | None = getattr(options, "store", None)
+    text = given or os.environ.get(STORE_VARIABLE) or _DEFAULT_STORE
     if text == ":memory:":
         raise CommandError("the store of a command is a file; what stays in memory would be gone with the command")
     return Path(text).absolute()
@@ -51,7 +52,7 @@ def command(store: Path, *words: str) -> str:
 def _program() -> str:
     """Return how this program was started, or the short form if that starts the same one."""
     started = Path(sys.argv[0])
-    if started.name == "__main__.py":
+    if started.name == "__main__.py" and started.parent.name == "dagrelay":
         return f"{'python' if shutil.which('python') == sys.executable else shlex.quote(sys.executable)} -m dagrelay"
     found = shutil.which("dagrelay")
     if started.name != "dagrelay" or (found is not None and Path(found).absolute() == started.absolute()):

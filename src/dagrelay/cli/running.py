@@ -216,10 +216,9 @@ def _leaf_values(result: RunResult) -> dict[str, Any]:
 def _tell_failures(result: RunResult) -> ExitCode:
     if result.state is RunState.SUCCESS:
         return ExitCode.SUCCESS
-    for task_id in result.errors:
-        error = result.tasks[task_id].error
-        if error is not None and error.traceback:
-            _notice(error.traceback.rstrip("\n"))
+    records = [result.tasks[task_id].error for task_id in result.errors]
+    for traceback in [record.traceback for record in records if record is not None and record.traceback]:
+        _notice(traceback.rstrip("\n"))
     for error in result.errors.values():
         tell(str(error))
     tell(f"run {result.run_id} failed with params {compact_json(result.params)}")
