@@ -43,10 +43,10 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "runs.db"
 
 
-@pytest.fixture
-def umask_0() -> Iterator[None]:
-    """Let files be made for everybody."""
-    before = os.umask(0)
+@pytest.fixture(params=[0, 0o777])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let files be made for everybody, or for nobody."""
+    before = os.umask(request.param)
     yield
     os.umask(before)
 
@@ -210,7 +210,7 @@ async def test_a_reader_that_asks_for_the_owner_does_not_keep_one_out(path: Path
 # -------------------------------------------------------------------------------------------------- files
 
 
-@pytest.mark.usefixtures("umask_0")
+@pytest.mark.usefixtures("umask")
 async def test_files_are_the_owners_only(path: Path) -> None:
     """Database, log, its index and lock, whatever the umask."""
     store = SqliteStore(path)
