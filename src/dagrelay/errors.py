@@ -184,8 +184,7 @@ class TemplateSyntaxError(TemplateError):
         self.text = text
         self.path = path
         excerpt = text[max(0, column - 21) : column + 40]
-        where = f" @ {path}" if path else ""
-        super().__init__(f"{reason} at column {column} of template, near {excerpt!r}{where}")
+        super().__init__(f"{reason} at column {column} of template, near {excerpt!r}" + (f" @ {path}" if path else ""))
 
 
 class TemplateLimitError(TemplateError):
@@ -218,10 +217,8 @@ class MissingReferenceError(TemplateError, LookupError):
         self.reference = reference
         self.text = text
         more = f"; {hint}" if hint else ""
-        super().__init__(
-            f"no value for {{{{ {_cut(reference)} }}}} of template {_cut(text)!r}: add `| default(...)`, or take "
-            f"MissingPolicy.EMPTY{more}"
-        )
+        where = f"{{{{ {_cut(reference)} }}}} of template {_cut(text)!r}"
+        super().__init__(f"no value for {where}: add `| default(...)`, or take MissingPolicy.EMPTY{more}")
 
 
 # -------------------------------------------------------------------------------------------------- XComs

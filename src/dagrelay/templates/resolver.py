@@ -121,7 +121,7 @@ def missing_key_hint(expression: Expression) -> str:
 class _Rendering:
     """What one rendering is of, where it is, and how much it may still write."""
 
-    __slots__ = ("_expression", "_left", "_limit", "_scope", "_template")
+    __slots__ = ("_expression", "_left", "_limit", "_scope", "_template", "_written")
 
     def __init__(self, template: Template, scope: Scope, limit: int) -> None:
         self._template = template
@@ -129,6 +129,8 @@ class _Rendering:
         self._limit = limit
         self._left = limit
         self._expression: Expression | None = None
+        # By identity, which can't be reused while the value is kept beside its text.
+        self._written: dict[int, tuple[Any, str]] = {}
 
     def count(self, chars: int) -> None:
         """Account for characters about to be written."""
@@ -147,7 +149,15 @@ class _Rendering:
         return value
 
     def text(self, value: Any) -> str:
-        """Return a value as it stands in text."""
+        """Return a value as it stands in text; one that stands there several times is written once."""
+        if _type_of(value) not in _CONTAINERS:
+            return self._text(value)
+        written = self._written.get(id(value))
+        if written is None:
+            written = self._written[id(value)] = (value, self._json(value))
+        return written[1]
+
+    def _text(self, value: Any) -> str:
         if isinstance(value, str) and _type_of(value) is str:
             return value
         if isinstance(value, int) and _type_of(value) is int and value.bit_length() < _WORD_BITS:
@@ -176,7 +186,7 @@ class _Rendering:
         pieces: list[str] = []
         size = -len(separator)
         for item in value:
-            piece = self.text(item)
+            piece = self._text(item)
             size += len(separator) + len(piece)
             if size > self._left:
                 raise self._too_long(self._limit - self._left + size)

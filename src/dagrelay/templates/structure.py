@@ -22,6 +22,8 @@ __all__ = ("MAX_DEPTH", "LiteralText", "Tree", "compile_tree", "literal", "rende
 MAX_DEPTH: Final = 200
 """Deepest nesting of a configuration, as in `Limits`."""
 
+_ITEM_CHARS: Final = 10  # What an item counts for in the size of a configuration; it takes memory and time without any text.
+
 
 @attrs.frozen
 class LiteralText:
@@ -95,7 +97,7 @@ def compile_tree(
 
     Args:
         value: mostly a mapping.
-        max_chars: how large it may be: the characters of its texts, and one for each item. This also ends the expansion of a
+        max_chars: how large it may be: the characters of its texts, and ten for each item. This also ends the expansion of a
             small object that holds another many times over, at each of many levels.
         max_references: expressions allowed in all.
         max_depth: containers inside each other allowed.
@@ -125,11 +127,11 @@ def compile_tree(
                 _check("levels of a config", depth, max_depth, "max_depth")
                 step, inner = _opened(item)
                 pending += [(child, depth + 1, (place, key)) for key, child in reversed(inner)]
-                size += len(inner)
+                size += _ITEM_CHARS * len(inner)
             case _:
                 step = _Constant(item)
         steps.append(step)
-        _check("characters and items of a config", size, max_chars, "max_template_chars")
+        _check("characters of a config (and ten for each item)", size, max_chars, "max_template_chars")
         _check("expressions in a config", len(expressions), max_references, "max_template_references")
     return Tree(steps=tuple(reversed(steps)), expressions=tuple(expressions))
 

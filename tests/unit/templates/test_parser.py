@@ -87,20 +87,20 @@ def test_only_expressions_of_tasks_have_a_task(name: str) -> None:
         getattr(only("{{ params.city }}"), name)
 
 
-@pytest.mark.parametrize(
-    ("text", "filters"),
-    [
-        ("tojson", [("tojson", MISSING)]),
-        ("length", [("length", MISSING)]),
-        ('join(", ")', [("join", ", ")]),
-        ('join( "}}" )', [("join", "}}")]),
-        ("default(null)", [("default", None)]),
-        ("default( -1.5e3\n)", [("default", -1500.0)]),
-        ('default("a)}}\\"b")', [("default", 'a)}}"b')]),
-        ('default({"a": [1, {"b": []}], ")": "("})', [("default", {"a": [1, {"b": []}], ")": "("})]),
-        ("default(1)|tojson | length", [("default", 1), ("tojson", MISSING), ("length", MISSING)]),
-    ],
-)
+FILTERS: list[tuple[str, list[tuple[str, Any]]]] = [
+    ("tojson", [("tojson", MISSING)]),
+    ("length", [("length", MISSING)]),
+    ('join(", ")', [("join", ", ")]),
+    ('join( "}}" )', [("join", "}}")]),
+    ("default(null)", [("default", None)]),
+    ("default( -1.5e3\n)", [("default", -1500.0)]),
+    ('default("a)}}\\"b")', [("default", 'a)}}"b')]),
+    ('default({"a": [1, {"b": []}], ")": "("})', [("default", {"a": [1, {"b": []}], ")": "("})]),
+    ("default(1)|tojson | length", [("default", 1), ("tojson", MISSING), ("length", MISSING)]),
+]
+
+
+@pytest.mark.parametrize(("text", "filters"), FILTERS)
 def test_filters_chain_and_take_json(text: str, filters: list[tuple[str, Any]]) -> None:
     """An argument is any JSON literal, braces and parentheses in quotes included."""
     expected = tuple(Filter(name=name, argument=argument) for name, argument in filters)
@@ -306,7 +306,7 @@ def test_ours_are_found_among_kept_ones() -> None:
     [
         ("{{ xcom.1 }}", 9),
         ("{{ xcom[k] }}", 9),
-        ("{{ xcom.a.b | uper }}", 15),
+        ("{{ xcom.a.b | upcase }}", 15),
         ("{{ xcom.a.b", 1),
         ("{{ run.id.x }}", 10),
         ('{{ "\\ud800" }}', 4),
@@ -383,7 +383,7 @@ def test_templates_are_values() -> None:
     """They compare, hash and pickle, filters with lists as arguments included."""
     template = parse('{{ xcom.a.b[0] | default([1, {"a": 2}]) }}!')
 
-    copied = pickle.loads(pickle.dumps(template))
+    copied = pickle.loads(pickle.dumps(template))  # noqa: S301 - our own bytes, made in the same line
     assert isinstance(copied, Template)
     assert copied == template
     assert hash(copied) == hash(template)
@@ -400,9 +400,7 @@ def test_templates_are_values() -> None:
         ("2fa", 'a "key"', ("é", "a b"), 'xcom["2fa"]["a \\"key\\""]["é"]["a b"]'),
     ],
 )
-def test_a_reference_is_written_so_that_it_parses_back(
-    task_id: str, key: str, path: tuple[str | int, ...], text: str
-) -> None:
+def test_a_reference_is_written_so_that_it_parses_back(task_id: str, key: str, path: tuple[str | int, ...], text: str) -> None:
     """Bare where it can be, quoted where it must."""
     assert format_reference(task_id, key, path) == text
     assert only(f"{{{{ {text} }}}}").names == (task_id, key)
