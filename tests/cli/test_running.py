@@ -101,6 +101,27 @@ def test_a_failed_run_shows_the_handlers_traceback_first(cli: Cli, pipeline: Pat
     assert lines[-1] == 'dagrelay: run r1 failed with params {"mood": "bad"}'
 
 
+def test_a_timeout_has_no_traceback_to_show(cli: Cli, tmp_path: Path) -> None:
+    """It is told in one line."""
+    path = tmp_path / "slow.py"
+    path.write_text(
+        "import anyio\n"
+        "from dagrelay import DAG\n"
+        "dag = DAG('slow')\n"
+        "@dag.task(timeout_s=0.01)\n"
+        "async def wait() -> None:\n"
+        "    await anyio.sleep(600)\n"
+    )
+
+    done = cli("run", path, "--run-id", "r1")
+
+    assert done.code == 1
+    assert done.err.splitlines()[2:] == [
+        "dagrelay: task 'wait' failed in attempt 1: TaskTimeoutError: attempt 1 of task 'wait' ran longer than timeout_s=0.01",
+        "dagrelay: run r1 failed with params {}",
+    ]
+
+
 def test_a_failed_run_is_told_to_programs_too(cli: Cli, pipeline: Path) -> None:
     """The object says failed, and carries the error with its traceback."""
     done = cli("run", pipeline, "--json", "-p", "mood=bad")

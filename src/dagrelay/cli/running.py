@@ -34,6 +34,7 @@ __all__ = ("demo", "parse_params", "resume", "run")
 
 _DEMO: Final = Target(dag=weather.dag, text="dagrelay.examples.weather:dag")
 _PARAM: Final = re.compile(r"(?P<name>[^:=]+)(?P<is_json>:?)=(?P<text>.*)", re.DOTALL)
+_FRAMES: Final = "Traceback (most recent call last):"
 _MOST_ROWS: Final = 50
 """Tasks shown one by one; of more only those that did not succeed, and counts."""
 
@@ -217,7 +218,8 @@ def _tell_failures(result: RunResult) -> ExitCode:
     if result.state is RunState.SUCCESS:
         return ExitCode.SUCCESS
     records = [result.tasks[task_id].error for task_id in result.errors]
-    for traceback in [record.traceback for record in records if record is not None and record.traceback]:
+    # A timeout has no frames: its text would only be the line below.
+    for traceback in [record.traceback for record in records if record is not None and _FRAMES in record.traceback]:
         _notice(traceback.rstrip("\n"))
     for error in result.errors.values():
         tell(str(error))
