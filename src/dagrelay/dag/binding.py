@@ -167,7 +167,8 @@ class _Binder:
         if isinstance(marker, NamedTask):
             self._problems.append(f"{where} gets task {marker.id!r} itself; write its `.output`")
             return None
-        tree = self._tree(marker, where, strings_are_templates=False)
+        # What is to be structured has to be plain, as a pulled value is.
+        tree = self._tree(marker, where, strings_are_templates=False, keep_tuples=annotation is MISSING)
         return None if tree is None else TreeInput(name=name, tree=tree, annotation=annotation)
 
     def _from_run(self, parameter: Parameter) -> Input | None:
@@ -200,11 +201,6 @@ class _Binder:
 
     def _reference(self, parameter: Parameter, reference: XComRef[Any], annotation: Any) -> Input | None:
         parts = reference_parts(reference)
-        if holds_marker(parts.default):
-            self._problems.append(
-                f"parameter {parameter.name!r}: the default of {reference!r} is itself to be read; use a constant"
-            )
-            return None
         read = self._read(parts.task, parts.key, f"parameter {parameter.name!r}")
         if read is None:
             return None
@@ -230,7 +226,7 @@ class _Binder:
         self._note(found.expressions, where)
         return found
 
-    def _tree(self, value: Any, where: str, *, strings_are_templates: bool) -> Tree | None:
+    def _tree(self, value: Any, where: str, *, strings_are_templates: bool, keep_tuples: bool = True) -> Tree | None:
         limits = self._place.limits
 
         def leaf(item: Any) -> Any:
@@ -246,7 +242,7 @@ class _Binder:
             return item
 
         try:
-            plain = map_leaves(value, leaf) if holds_marker(value) else value
+            plain = map_leaves(value, leaf, keep_tuples=keep_tuples) if holds_marker(value) else value
             tree = compile_tree(
                 plain,
                 max_chars=limits.max_template_chars,

@@ -51,6 +51,7 @@ class Task(NamedTask, Generic[R_co]):
         self.handler: Final = handler
         self._signature: inspect.Signature | None = None
         self.__doc__ = handler.__doc__
+        self.__wrapped__: Final = handler  # So that `help` and `inspect.signature` show the handler's parameters.
 
     @property
     def output(self) -> R_co:
@@ -232,6 +233,8 @@ class DAG:
             return TaskDecorator(partial(self._declare, task_id=id, options=options))
         return self._declare(handler, id, options)
 
+    @overload
+    def add(self, handler: Task[R], *, id: str | None = ..., **options: Unpack[TaskOptions]) -> Task[R]: ...
     @overload
     def add(
         self, handler: Callable[..., Coroutine[Any, Any, R]], *, id: str | None = ..., **options: Unpack[TaskOptions]

@@ -40,8 +40,10 @@ def holds_marker(value: Any) -> bool:
     return False
 
 
-def map_leaves(root: Any, leaf: Callable[[Any], Any]) -> Any:
+def map_leaves(root: Any, leaf: Callable[[Any], Any], *, keep_tuples: bool = True) -> Any:
     """Return a copy of nested dicts, lists and tuples in which each thing that is none of these is replaced by `leaf(thing)`.
+
+    Tuples stay tuples, or become lists as in JSON.
 
     Raises:
         ValueError: a container contains itself.
@@ -58,7 +60,7 @@ def map_leaves(root: Any, leaf: Callable[[Any], Any]) -> Any:
         if place in opened:
             pending.pop()
             if place not in done:
-                done[place] = _rebuilt(value, done, leaf)
+                done[place] = _rebuilt(value, done, leaf, keep_tuples)
             continue
         opened.add(place)
         for child in _children(value):
@@ -94,11 +96,11 @@ def _children(value: Any) -> Iterable[Any]:
     return children
 
 
-def _rebuilt(value: Any, done: dict[int, Any], leaf: Callable[[Any], Any]) -> Any:
+def _rebuilt(value: Any, done: dict[int, Any], leaf: Callable[[Any], Any], keep_tuples: bool) -> Any:  # noqa: FBT001 - passed on
     if _is_mapping(value):
         return {key: _place(item, done, leaf) for key, item in value.items()}
     items = [_place(item, done, leaf) for item in value]
-    return tuple(items) if isinstance(value, tuple) else items
+    return tuple(items) if keep_tuples and isinstance(value, tuple) else items
 
 
 def _place(item: Any, done: dict[int, Any], leaf: Callable[[Any], Any]) -> Any:

@@ -97,8 +97,8 @@ def unknown_options(names: Iterable[str], known: frozenset[str]) -> str:
     return f"no such option: {', '.join(told)}; there are {', '.join(sorted(known))}" if told else ""
 
 
-def settings_of(options: Mapping[str, Any], problems: list[str]) -> TaskSettings:
-    """Return what options come to; what is wrong with them goes to `problems`, one clause each."""
+def settings_of(options: Mapping[str, Any], base: TaskSettings, problems: list[str]) -> TaskSettings:
+    """Return what options come to on top of `base`; what is wrong with them goes to `problems`, one clause each."""
     settings: dict[str, Any] = {}
     for name, value in options.items():
         check = _CHECKS.get(name)
@@ -108,7 +108,7 @@ def settings_of(options: Mapping[str, Any], problems: list[str]) -> TaskSettings
             settings["retry" if name == "retries" else name] = check(value)
         except (TypeError, ValueError) as error:
             problems.append(f"{name}={_shown(value)}: {error}")
-    return TaskSettings(**settings)
+    return attrs.evolve(base, **settings) if settings else base
 
 
 # --------------------------------------------------------------------------------------------------------------- checks
