@@ -11,6 +11,7 @@ from dagrelay.errors import DagrelayError as DagrelayError
 from dagrelay.errors import DAGValidationError as DAGValidationError
 from dagrelay.errors import InvalidIdError as InvalidIdError
 from dagrelay.errors import InvalidTransitionError as InvalidTransitionError
+from dagrelay.errors import MissingReferenceError as MissingReferenceError
 from dagrelay.errors import NotUpstreamError as NotUpstreamError
 from dagrelay.errors import ProcessForkedError as ProcessForkedError
 from dagrelay.errors import RetryAfter as RetryAfter
@@ -39,6 +40,7 @@ from dagrelay.errors import TaskTimeoutError as TaskTimeoutError
 from dagrelay.errors import TemplateError as TemplateError
 from dagrelay.errors import TemplateLimitError as TemplateLimitError
 from dagrelay.errors import TemplateSyntaxError as TemplateSyntaxError
+from dagrelay.errors import TemplateValueError as TemplateValueError
 from dagrelay.errors import XComConflictError as XComConflictError
 from dagrelay.errors import XComError as XComError
 from dagrelay.errors import XComNotFoundError as XComNotFoundError
@@ -93,6 +95,7 @@ __all__ = (
     "Limits",
     "MemoryStore",
     "MissingPolicy",
+    "MissingReferenceError",
     "NotUpstreamError",
     "ProcessForkedError",
     "RetryAfter",
@@ -139,6 +142,7 @@ __all__ = (
     "TemplateError",
     "TemplateLimitError",
     "TemplateSyntaxError",
+    "TemplateValueError",
     "TriggerRule",
     "XComConflictError",
     "XComDeleted",

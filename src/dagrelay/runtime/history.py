@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import deque
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from dagrelay.actors.mailbox import MailboxClosed
 from dagrelay.errors import RunNotFoundError
@@ -14,13 +16,14 @@ from dagrelay.model.states import RunState, TaskState
 from dagrelay.stores.base import RunQuery, StoredInstance
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Callable
 
+    from dagrelay.actors.mailbox import Mailbox
     from dagrelay.model.events import Event
     from dagrelay.stores.base import Store
     from dagrelay.xcom.broker import Broker
 
-__all__ = ("follow_events", "run_record", "task_records", "unknown_run")
+__all__ = ("Timeline", "run_record", "task_records", "unknown_run")
 
 _PAGE = 1000
 _NEVER_STARTED = {RunState.CANCELLED: TaskState.CANCELLED}
@@ -88,44 +91,69 @@ def _record(each: StoredInstance) -> TaskInstance:
     )
 
 
-async def follow_events(store: Store, broker: Broker | None, run_id: str) -> AsyncIterator[Event]:
-    """Yield a run's timeline: what is stored, page by page, then, while it runs here, what is committed.
+class Timeline:
+    """Iterates over a run's timeline: what is stored, page by page, then, while it runs here, what is committed.
 
-    Raises:
-        RunNotFoundError: there is no such run.
-
-    Cancellation: nothing is left behind.
+    It is no async generator, as those must be closed by whoever leaves a loop over them early; here the iterator is dropped.
     """
-    await run_record(store, run_id)
-    if broker is None:
-        async for event in _stored_events(store, run_id):
-            yield event
-        return
-    mailbox = broker.follow(run_id)
-    try:
-        seq = 0
-        async for event in _stored_events(store, run_id):
-            seq = event.seq
-            yield event
-        while broker.live_book(run_id) is not None:
-            for event in await mailbox.drain(_PAGE):
-                if event.seq > seq:
-                    seq = event.seq
-                    yield event
-                    if isinstance(event, RunFinished):
-                        return
-        for event in mailbox.drain_nowait(_PAGE):
-            if event.seq > seq:
-                yield event
-    except MailboxClosed:
-        return  # The run ended without being able to record it.
-    finally:
-        broker.unfollow(run_id, mailbox)
 
+    def __init__(self, store: Store, broker: Broker, run_id: str) -> None:
+        """Take where to read; nothing happens before the first step."""
+        self._store = store
+        self._broker = broker
+        self._run_id = run_id
+        self._seq = 0
+        self._page: deque[Event] = deque()
+        self._live: Mailbox[Event] | None = None
+        self._unfollow: Callable[[], object] | None = None
+        self._is_stored_read = False
+        self._is_over = False
 
-async def _stored_events(store: Store, run_id: str) -> AsyncIterator[Event]:
-    seq = 0
-    while page := await store.events(run_id, after_seq=seq, limit=_PAGE):
-        for event in page:
-            yield event
-        seq = page[-1].seq
+    def __aiter__(self) -> Self:
+        """Return the iterator itself."""
+        return self
+
+    async def __anext__(self) -> Event:
+        """Return the next event.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+
+        Cancellation: nothing is lost; the next step goes on.
+        """
+        while not self._page:
+            if self._is_over:
+                raise StopAsyncIteration
+            page = await self._read()
+            self._page.extend(event for event in page if event.seq > self._seq)
+        event = self._page.popleft()
+        self._seq = event.seq
+        if self._is_stored_read and isinstance(event, RunFinished):
+            self._end()
+        return event
+
+    async def _read(self) -> list[Event]:
+        if self._live is None:
+            await run_record(self._store, self._run_id)
+            self._live = self._broker.follow(self._run_id)  # Before what is stored is read, so that nothing falls between.
+            finalizer = weakref.finalize(self, self._broker.unfollow, self._run_id, self._live)
+            finalizer.atexit = False
+            self._unfollow = finalizer
+        if not self._is_stored_read:
+            page = await self._store.events(self._run_id, after_seq=self._seq, limit=_PAGE)
+            self._is_stored_read = not page
+            return page
+        if self._broker.live_book(self._run_id) is not None:
+            try:
+                return await self._live.drain(_PAGE)
+            except MailboxClosed:
+                pass  # The run ended without being able to record it.
+        rest = self._live.drain_nowait(_PAGE)
+        if not rest:
+            self._end()
+        return rest
+
+    def _end(self) -> None:
+        self._is_over = True
+        if self._unfollow is not None:
+            self._unfollow()

@@ -102,7 +102,7 @@ async def create(services: Services, plan: Plan, params: Mapping[str, Any], *, r
         dag_id=plan.dag_id,
         params=encoded,
         tags=plan.tags,
-        plan=stored_plan(plan),
+        plan=_stored_plan(plan),
         created_us=created_us,
         seq=book.next_seq(),
     )
@@ -139,7 +139,7 @@ async def reopen(services: Services, plan: Plan, image: RunImage, *, clear_from:
         await services.broker.write(stop, book)
     operation = ReopenRun(
         run_id=run.run_id,
-        plan=None if image.plan.fingerprint == plan.fingerprint else stored_plan(plan),
+        plan=None if image.plan.fingerprint == plan.fingerprint else _stored_plan(plan),
         clear=tuple(InstanceKey(run.run_id, task_id, None) for task_id in cleared),
         at_us=at_us,
         seq=book.next_seq(1 + len(cleared)),
@@ -200,7 +200,7 @@ def _scheduler(
     return scheduler
 
 
-def stored_plan(plan: Plan) -> StoredPlan:
+def _stored_plan(plan: Plan) -> StoredPlan:
     """Return the part of a plan that is stored."""
     return StoredPlan(fingerprint=plan.fingerprint, body=plan.body, task_ids=plan.task_ids)
 

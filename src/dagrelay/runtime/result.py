@@ -165,7 +165,7 @@ class RunResult:
         return XComNotFoundError(self.run_id, task_id, key, state=self.tasks[task_id].state)
 
 
-def failed_task_errors(
+def _failed_task_errors(
     plan: Plan, states: Sequence[TaskState], ends: Mapping[int, TaskEnd], causes: Mapping[int, BaseException]
 ) -> dict[str, TaskFailedError]:
     """Return an error for each failed task, by id in topological order, with its cause where it happened in this process."""
@@ -202,7 +202,7 @@ async def result_of_scheduler(services: Services, scheduler: Scheduler) -> RunRe
         started_at=from_us(scheduler.facts.started_us),
         ended_at=None if scheduler.ended_us is None else from_us(scheduler.ended_us),
         tasks=TaskTable(scheduler.run_id, scheduler.state, plan, states, ends),
-        errors=failed_task_errors(plan, states, ends, scheduler.causes),
+        errors=_failed_task_errors(plan, states, ends, scheduler.causes),
         plan=plan,
         leaves=_present(plan, states, found),
         door=services.door,
@@ -228,7 +228,7 @@ async def result_of_image(services: Services, plan: Plan, image: RunImage) -> Ru
         started_at=run.created_at,
         ended_at=run.ended_at,
         tasks=TaskTable(run.run_id, run.state, plan, states, ends),
-        errors=failed_task_errors(plan, states, ends, {}),
+        errors=_failed_task_errors(plan, states, ends, {}),
         plan=plan,
         leaves=_present(plan, states, found),
         door=services.door,

@@ -17,7 +17,7 @@ from dagrelay.model.states import RunState
 from dagrelay.runtime.admission import Admission, AdmissionStatistics
 from dagrelay.runtime.environment import Environment
 from dagrelay.runtime.handle import RunHandle
-from dagrelay.runtime.history import follow_events, run_record, task_records, unknown_run
+from dagrelay.runtime.history import Timeline, run_record, task_records, unknown_run
 from dagrelay.runtime.hosting import Hosting, HostingStatistics, Job
 from dagrelay.runtime.launching import Services
 from dagrelay.runtime.runs import Runs
@@ -382,10 +382,10 @@ class Runtime:
         Raises:
             RunNotFoundError: there is no such run (at the first step).
 
-        Cancellation: nothing is left behind.
+        Cancellation: nothing is left behind; the iterator can go on.
         """
         services = self._opened().services
-        return follow_events(services.store, services.broker, check_run_id(run_id))
+        return Timeline(services.store, services.broker, check_run_id(run_id))
 
     async def delete_run(self, run_id: str) -> None:
         """Delete a run with all it has; its id stays taken.
