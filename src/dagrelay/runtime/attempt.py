@@ -362,10 +362,11 @@ def error_record(error: BaseException) -> ErrorRecord:
     except Exception as failure:  # noqa: BLE001 - a hostile __str__ must not hide the error being told
         message = f"(its __str__ raised {type(failure).__name__})"
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER) and trace.tb_next is not None:
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER):
         trace = trace.tb_next
     try:
-        lines = traceback.format_exception(type(error), error, trace)
+        # Without a frame of the user's there is nothing to trace: the message says it all.
+        lines = [] if trace is None else traceback.format_exception(type(error), error, trace)
     except Exception:  # noqa: BLE001 - as above
         lines = []
     text = "".join(lines)

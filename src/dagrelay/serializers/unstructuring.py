@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     import cattrs
 
-__all__ = ("Budget", "by_class", "unstructure_hook")
+__all__ = ("Budget", "by_class", "identity", "unstructure_hook")
 
 _PLAIN: Final = frozenset({*PLAIN_SCALARS, list, dict, tuple})
 _CACHED: Final = 4096
@@ -76,7 +76,7 @@ def _spend(size: int) -> None:
         budget.spend(size)
 
 
-def _identity(value: Any) -> Any:
+def identity(value: Any) -> Any:
     """Return what was given; what is not plain will be refused by the check for exactness."""
     return value
 
@@ -111,7 +111,7 @@ def _build_for_class(kind: type[Any]) -> Hook:
     if is_named_tuple(kind):
         return _named_tuple_hook(kind)
     writer = model_writer(kind)
-    return _identity if writer is None else _guarded(kind, writer)
+    return identity if writer is None else _guarded(kind, writer)
 
 
 _class_hook: Final = cast("Callable[[type[Any]], Hook]", lru_cache(maxsize=_CACHED)(_build_for_class))
@@ -120,7 +120,7 @@ _class_hook: Final = cast("Callable[[type[Any]], Hook]", lru_cache(maxsize=_CACH
 def _build(declared: Any) -> Hook:
     declared = unwrap(declared)
     if is_plain_scalar(declared):
-        return _identity
+        return identity
     alias = alias_value(declared)
     if alias is not MISSING:
         return hooks_of_parts(get_origin(declared) or declared, {"": alias}, unstructure_hook)[""]
@@ -137,7 +137,7 @@ def _declared_class_hook(declared: Any) -> Hook:
     if not isinstance(declared, type):
         return by_class
     hook = _class_hook(declared)
-    return by_class if hook is _identity else hook
+    return by_class if hook is identity else hook
 
 
 def _container_hook(declared: Any) -> Hook | None:
@@ -212,7 +212,7 @@ def _list_hook(item_type: Any) -> Hook:
         _spend(2 * len(value))
         return [convert(item) for item in value]
 
-    return _identity if convert is _identity else unstructure
+    return identity if convert is identity else unstructure
 
 
 def _set_hook(item_type: Any) -> Hook:
@@ -258,8 +258,8 @@ def _dict_hook(key_type: Any, item_type: Any) -> Hook:
     convert = unstructure_hook(item_type)
     key_type = unwrap(key_type)
     write = _key_writer(key_type)
-    if convert is _identity and write is None:
-        return _identity
+    if convert is identity and write is None:
+        return identity
 
     def unstructure(value: Any) -> Any:
         kind = type_of(value)
