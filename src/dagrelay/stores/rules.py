@@ -71,16 +71,7 @@ __all__ = (
 LIVE_TASK_STATES: Final = frozenset({TaskState.QUEUED, TaskState.RUNNING, TaskState.WAITING})
 """States in which the instance's latest attempt is not over."""
 
-_OUTCOMES: Final = frozenset(
-    {
-        TaskState.SUCCESS,
-        TaskState.FAILED,
-        TaskState.SKIPPED,
-        TaskState.UP_FOR_RETRY,
-        TaskState.CANCELLED,
-        TaskState.INTERRUPTED,
-    }
-)
+_OUTCOMES: Final = (ENDED_TASK_STATES - {TaskState.UPSTREAM_FAILED}) | {TaskState.UP_FOR_RETRY, TaskState.INTERRUPTED}
 _MARKS: Final = frozenset({TaskState.SKIPPED, TaskState.UPSTREAM_FAILED, TaskState.CANCELLED, TaskState.FAILED})
 
 
