@@ -57,7 +57,7 @@ def _measure(name: str, durability: str) -> bool:
             print(f"{title}: failed: {error.stderr.strip()[-800:]}", flush=True)
             return False
     figures = json.loads(done.stdout)
-    is_within = figures["peak_rss_bytes"] < _MAX_RSS_BYTES
+    is_within = int(figures["peak_rss_bytes"]) < _MAX_RSS_BYTES
     print(
         f"{title}: {workload.size / figures['run_s']:,.0f} tasks/s, planning included ({figures['run_s']:.1f} s;"
         f" building the DAG took {figures['built_s']:.1f} s), peak RSS {figures['peak_rss_bytes'] / 2**20:,.0f} MiB"

@@ -15,7 +15,7 @@ import sys
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import aiosqlite
 
@@ -23,16 +23,7 @@ from measuring import serve
 from workloads import WARM_UP, WORKLOADS, Value, Workload, body
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Sequence
-
-try:  # What dagrelay encodes with, if it is there.
-    from orjson import dumps as encode
-except ImportError:
-
-    def encode(value: Any, /) -> bytes:
-        """Return a value as JSON."""
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
-
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 _CREATE: Final = (
     "CREATE TABLE IF NOT EXISTS xcom (run INT, task INT, key TEXT, at REAL, size INT, value BLOB, PRIMARY KEY (run, task, key))"
@@ -40,6 +31,18 @@ _CREATE: Final = (
 _INSERT: Final = "INSERT INTO xcom VALUES (?, ?, ?, ?, ?, ?)"
 
 _Row: TypeAlias = tuple[int, int, str, float, int, bytes]
+
+
+def _encoder() -> Callable[[Value], bytes]:
+    """Return what turns values into JSON: orjson where it is installed, as in dagrelay."""
+    try:
+        from orjson import dumps  # noqa: PLC0415 - optional
+    except ImportError:
+        return lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return dumps
+
+
+_encode: Final = _encoder()
 
 
 class _Disk(Protocol):
@@ -135,7 +138,7 @@ class _Graph:
         if self._disk is None:
             self._release(task)
             return
-        data = encode(value)
+        data = _encode(value)
         self._rows.append((self._run_id, task, "return_value", time.time(), len(data), data))
         self._wake.set()
         if self._is_behind:

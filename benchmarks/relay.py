@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import to_thread
@@ -14,7 +14,7 @@ from measuring import serve
 from workloads import WARM_UP, WORKLOADS, Value, Workload, body
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
     from dagrelay import Task
 
@@ -36,7 +36,7 @@ def make_dag(workload: Workload) -> tuple[DAG, Task[Value]]:
     async def join(first: Value, second: Value, third: Value) -> Value:
         return body([first, second, third])
 
-    def gather(parents: list[str]) -> Callable[[TaskContext], Awaitable[Value]]:
+    def gather(parents: list[str]) -> Callable[[TaskContext], Coroutine[Any, Any, Value]]:
         async def handler(ctx: TaskContext) -> Value:
             values = await ctx.xcom.pull(parents)
             return body(list(values.values()))
