@@ -177,7 +177,7 @@ class Thing:
 class Endless:
     """Has a signature that can't be read."""
 
-    __signature__ = "none"
+    __signature__ = 3
 
     def __call__(self) -> None:
         """Do nothing."""
@@ -232,7 +232,7 @@ def test_every_problem_is_told_at_once() -> None:
         (Thing, "its handler is a class; give a function that makes what is to be returned"),
         (generator, "its handler is a generator; return a list, or push parts by ctx.xcom.push"),
         (stream, "its handler is an async generator; return a list, or push parts by ctx.xcom.push"),
-        (Endless(), "its signature can't be read: unexpected object 'none' in __signature__ attribute"),
+        (Endless(), "its signature can't be read: unexpected object 3 in __signature__ attribute"),
     ],
 )
 def test_what_can_be_no_handler_is_refused(handler: Any, problem: str) -> None:
