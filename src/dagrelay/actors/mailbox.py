@@ -7,7 +7,7 @@ handed to a waiter is lost where a native cancellation of its asyncio task comes
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Generic, TypeVar
 
 import anyio
@@ -52,9 +52,9 @@ class Mailbox(Generic[M]):
         self._messages: deque[M] = deque()
         self._posted = 0
         self._is_closed = False
-        # Each is there only while somebody waits for it.
-        self._arrived: anyio.Event | None = None
-        self._has_room: anyio.Event | None = None
+        self._arrived: anyio.Event | None = None  # There while the actor waits.
+        # Senders who wait, each by the event it waits for. Invariant: there are none while there is room.
+        self._senders: OrderedDict[anyio.Event, M] = OrderedDict()
 
     def __len__(self) -> int:
         """Return how many messages wait."""
@@ -78,18 +78,25 @@ class Mailbox(Generic[M]):
         self._wake_reader()
 
     async def put(self, message: M) -> None:
-        """Add a message once there is room.
+        """Add a message once there is room; those who wait take their turns.
 
         Raises:
             MailboxClosed: nobody will read it.
 
-        Cancellation: the message is not added.
+        Cancellation: the message is not added, unless its turn had come already.
         """
-        while len(self._messages) >= self.capacity and not self._is_closed:
-            if self._has_room is None:
-                self._has_room = anyio.Event()
-            await self._has_room.wait()
-        self.post(message)
+        if self._is_closed or len(self._messages) < self.capacity:
+            self.post(message)
+            return
+        turn = anyio.Event()
+        self._senders[turn] = message
+        try:
+            await turn.wait()
+        finally:
+            is_left = turn in self._senders
+            self._senders.pop(turn, None)
+        if is_left:
+            raise MailboxClosed
 
     async def drain(self, limit: int) -> list[M]:
         """Return what is there, at least one message and at most `limit`, waiting for the first.
@@ -112,15 +119,18 @@ class Mailbox(Generic[M]):
         """Return what is there, at most `limit` messages, without waiting."""
         take = self._messages.popleft
         messages = [take() for _ in range(min(limit, len(self._messages)))]
-        if len(self._messages) < self.capacity:
-            self._wake_senders()
+        while self._senders and len(self._messages) < self.capacity and not self._is_closed:
+            turn, message = self._senders.popitem(last=False)
+            self.post(message)
+            turn.set()
         return messages
 
     def close(self) -> None:
         """Take no more messages; those waiting can still be drained."""
         self._is_closed = True
         self._wake_reader()
-        self._wake_senders()
+        for turn in self._senders:
+            turn.set()
 
     def discard(self) -> list[M]:
         """Close it and return the messages nobody will read, so that their senders can be told."""
@@ -131,11 +141,6 @@ class Mailbox(Generic[M]):
         if self._arrived is not None:
             self._arrived.set()
             self._arrived = None
-
-    def _wake_senders(self) -> None:
-        if self._has_room is not None:
-            self._has_room.set()
-            self._has_room = None
 
     def statistics(self) -> MailboxStatistics:
         """Return what it holds."""

@@ -27,7 +27,7 @@ from dagrelay.errors import TemplateError, XComTypeError
 from dagrelay.model.missing import MISSING
 from dagrelay.serializers.converter import check_type, structure
 from dagrelay.serializers.hints import is_any, unwrap
-from dagrelay.templates import compile_tree, format_path, literal, parse, render, render_tree, walk
+from dagrelay.templates import MAX_RENDERED_CHARS, compile_tree, format_path, literal, parse, render, render_tree, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -296,6 +296,7 @@ def fill(
     missing: MissingPolicy,
     on_missing: Callable[[Read], Exception],
     on_missing_expression: Callable[[Expression], Exception] | None = None,
+    max_chars: int = MAX_RENDERED_CHARS,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the positional and keyword arguments of a task's handler. Nothing is awaited or kept.
 
@@ -308,6 +309,7 @@ def fill(
         missing: what a template does where a value is missing.
         on_missing: makes the error for a reference without value and default.
         on_missing_expression: makes the error for a template whose value is missing.
+        max_chars: characters that a rendered text may have.
 
     Raises:
         XComTypeError: a value is not of the type its parameter is annotated with, or has nothing at a reference's path.
@@ -324,12 +326,15 @@ def fill(
             case ParamInput():
                 value = _param(task, each, params)
             case TemplateInput():
-                value = render(each.template, scope, missing=missing, native=not each.is_text, on_missing=on_missing_expression)
+                native = not each.is_text
+                value = render(
+                    each.template, scope, missing=missing, native=native, max_chars=max_chars, on_missing=on_missing_expression
+                )
                 value = _structured(task, each.name, value, each.annotation)
             case ConstantInput():
                 value = each.value
             case TreeInput():
-                value = render_tree(each.tree, scope, missing=missing, on_missing=on_missing_expression)
+                value = render_tree(each.tree, scope, missing=missing, max_chars=max_chars, on_missing=on_missing_expression)
                 value = _structured(task, each.name, value, each.annotation)
             case _ as never:
                 assert_never(never)

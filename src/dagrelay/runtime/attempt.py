@@ -72,6 +72,8 @@ class RunFacts:
     """When it was recorded."""
     missing: MissingPolicy
     """What a missing value means in a template, where the task does not say."""
+    max_chars: int
+    """Characters that a rendered text may have."""
     context: Context
     """The context variables of whoever started it."""
     environment: Environment
@@ -102,6 +104,7 @@ class Attempt:
         self.instance = InstanceKey(run.data.book.run_id, self.task.task_id, None)
         self.cancel_reason: CancelReason | None = None
         self.scope: anyio.CancelScope | None = None
+        self.on_cancel: Callable[[Attempt], None] | None = None
         self.error: BaseException | None = None
         self.is_closed = False
         self._failures = failures
@@ -140,6 +143,8 @@ class Attempt:
             self.cancel_reason = reason
             if self.scope is not None:
                 self.scope.cancel()
+            if self.on_cancel is not None:
+                self.on_cancel(self)
 
     # ------------------------------------------------------------------------------------------------------ the way
 
@@ -187,10 +192,13 @@ class Attempt:
             raise _InputError(error) from error
         if task.is_async:
             return await drive(task.handler(*args, **kwargs), run.context.copy(), suspended)
-        call = partial(task.handler, *args, **kwargs)
         # A thread can't be cancelled: on timeout or cancel it is left to end by itself, and what it pushes then is refused.
+        call = partial(_boxed, partial(task.handler, *args, **kwargs))
         work = anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=run.threads)
-        return await drive(work, run.context.copy(), suspended)
+        ended = await drive(work, run.context.copy(), suspended)
+        if isinstance(ended, _Raised):
+            raise ended.error
+        return ended
 
     def _fill(self, values: Mapping[Any, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         run, task = self.run, self.task
@@ -200,7 +208,9 @@ class Attempt:
         if task.needs_context:
             config = None
             if task.config is not None:
-                config = render_tree(task.config, inputs, missing=missing, on_missing=inputs.expression_missing)
+                config = render_tree(
+                    task.config, inputs, missing=missing, max_chars=run.max_chars, on_missing=inputs.expression_missing
+                )
             context = self._context(config)
         return fill(
             task,
@@ -211,6 +221,7 @@ class Attempt:
             missing=missing,
             on_missing=inputs.read_missing,
             on_missing_expression=inputs.expression_missing,
+            max_chars=run.max_chars,
         )
 
     def _facts(self) -> dict[tuple[str, str], Any]:
@@ -345,6 +356,19 @@ class Attempt:
         if is_debug():
             get_logger().debug("attempt.ended", name=self.name, attempt=self.number, state=str(outcome.state))
         return is_accepted
+
+
+@attrs.frozen
+class _Raised:
+    error: BaseException
+
+
+def _boxed(call: Callable[[], Any]) -> Any:
+    """Return what a sync handler raised instead of raising it: thrown into the host, a GeneratorExit would end that."""
+    try:
+        return call()
+    except BaseException as error:  # noqa: BLE001 - it is raised again in the host
+        return _Raised(error)
 
 
 class _InputError(Exception):

@@ -105,8 +105,11 @@ class Hosting:
             self._task_group.start_soon(self._host, name=f"host {self._hosts}")
 
     def cancel(self, attempt: Attempt, reason: CancelReason) -> None:
-        """Cancel a hosted attempt, and watch that it ends."""
+        """Cancel a hosted attempt."""
         attempt.cancel(reason)
+
+    def _watch(self, attempt: Attempt) -> None:
+        """Watch that a cancelled attempt ends, whoever cancelled it."""
         self._timers.after(self._grace_s, lambda: self._warn_if_alive(attempt))
 
     def _warn_if_alive(self, attempt: Attempt) -> None:
@@ -189,6 +192,7 @@ class Hosting:
     async def _carry(self, job: Job, scope: anyio.CancelScope) -> None:
         attempt = job.attempt
         attempt.scope = scope
+        attempt.on_cancel = self._watch
         is_taken = False
         try:
             is_taken = await attempt.carry_out(self.wake)
@@ -196,7 +200,7 @@ class Hosting:
             # An attempt judges whatever its handler raises, so this is a bug of ours; its run is told.
             get_logger().exception("attempt.lost", run_id=attempt.instance.run_id, task_id=attempt.instance.task_id)
         finally:
-            attempt.scope = None
+            attempt.scope = attempt.on_cancel = None
             self._admission.release(job.owner)
             job.on_end(attempt, is_taken)
 

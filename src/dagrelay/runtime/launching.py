@@ -183,6 +183,7 @@ def _scheduler(
         params=MappingProxyType(dict(params)),
         started_us=created_us,
         missing=services.missing,
+        max_chars=services.limits.max_rendered_chars,
         context=copy_context(),
         environment=services.environment,
         timers=services.timers,

@@ -10,6 +10,7 @@ from dagrelay.templates.expression import format_path as format_path
 from dagrelay.templates.expression import format_reference as format_reference
 from dagrelay.templates.parser import ALL_ROOTS as ALL_ROOTS
 from dagrelay.templates.parser import parse as parse
+from dagrelay.templates.resolver import MAX_RENDERED_CHARS as MAX_RENDERED_CHARS
 from dagrelay.templates.resolver import Scope as Scope
 from dagrelay.templates.resolver import missing_key_hint as missing_key_hint
 from dagrelay.templates.resolver import render as render
@@ -22,6 +23,7 @@ from dagrelay.templates.structure import render_tree as render_tree
 
 __all__ = (
     "ALL_ROOTS",
+    "MAX_RENDERED_CHARS",
     "RETURN_VALUE",
     "Expression",
     "Filter",

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from dagrelay.xcom.book import RunBook, RunReports
     from dagrelay.xcom.cache import CacheStatistics
 
-__all__ = ("Broker", "BrokerStatistics")
+__all__ = ("FATAL_ERRORS", "Broker", "BrokerStatistics", "Lost")
 
 FATAL_ERRORS: Final = (StaleOwnerError, StoreVanishedError, StoreCorruptError, StoreClosedError)
 """After one of these the store can't be trusted with anything more; after any other (a full disk, say) it can be tried again."""

@@ -13,7 +13,16 @@ from typing import Final
 
 from dagrelay.errors import StoreError, StoreSchemaError
 
-__all__ = ("APPLICATION_ID", "BUSY_TIMEOUT_MS", "MIGRATIONS", "configure_reader", "configure_writer", "examine", "migrate")
+__all__ = (
+    "APPLICATION_ID",
+    "BUSY_TIMEOUT_MS",
+    "MIGRATIONS",
+    "OLDEST_SQLITE",
+    "configure_reader",
+    "configure_writer",
+    "examine",
+    "migrate",
+)
 
 APPLICATION_ID: Final = 0x44616752
 """`DagR`, in the header of each database of ours."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dagrelay.stores.operations import Operation
 
-__all__ = ("Writer",)
+__all__ = ("Result", "Writer")
 
 Result: TypeAlias = int | DagrelayError
 

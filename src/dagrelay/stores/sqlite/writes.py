@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dagrelay.stores.rules import InstanceRow, LoggedEvent, RunRow
     from dagrelay.stores.sqlite.rows import Place
 
-__all__ = ("Attempted", "Changes", "Names", "carry_out", "interrupt_runs")
+__all__ = ("Attempted", "Changes", "Names", "carry_out", "interrupt_runs", "next_seq")
 
 _KNOWN_NAMES: Final = 200_000
 """Names remembered at the most; then all are forgotten and read again as needed."""
