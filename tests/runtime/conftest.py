@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dagrelay import MemoryStore, SqliteStore
+from dagrelay import Durability, MemoryStore, SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,3 +22,10 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], S
         return lambda: SqliteStore(tmp_path / "runs.db")
     memory = MemoryStore()
     return lambda: memory
+
+
+@pytest.fixture(params=list(Durability))
+def durability(request: pytest.FixtureRequest) -> Durability:
+    """Return each durability in turn."""
+    kind: Durability = request.param
+    return kind

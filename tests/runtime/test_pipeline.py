@@ -10,8 +10,8 @@ import pytest
 from dagrelay import (
     DAG,
     Durability,
-    Runtime,
     RunState,
+    Runtime,
     Skip,
     TaskContext,
     TaskState,

@@ -189,10 +189,10 @@ def test_a_resumed_run_starts_what_is_left() -> None:
     progress = {
         0: TaskProgress(state=S.SUCCESS, attempt=1),
         1: TaskProgress(state=S.FAILED, attempt=3),
-        2: TaskProgress(state=S.RUNNING, attempt=4),
+        3: TaskProgress(state=S.RUNNING, attempt=4),
     }
     run = Driver(draw("a; b > after; c"), progress=progress)
-    assert run.plan.task_ids == ("a", "b", "c", "after")
+    assert run.plan.task_ids == ("a", "b", "after", "c")
     assert sorted(map(str, run.begin())) == sorted(map(str, [("c", 5), ("after", "upstream_failed")]))
     assert run.end("c") == [("end", "failed")]
 
