@@ -29,9 +29,9 @@ _PROCESSORS: list[Any] = [
 def get_logger(**bound: object) -> structlog.stdlib.BoundLogger:
     """Return the library's logger with `bound` on every event it writes."""
     logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
-        _stdlib, processors=_PROCESSORS, wrapper_class=structlog.stdlib.BoundLogger, cache_logger_on_first_use=False, **bound
+        _stdlib, processors=_PROCESSORS, wrapper_class=structlog.stdlib.BoundLogger, cache_logger_on_first_use=False
     )
-    return logger
+    return logger.bind(**bound)
 
 
 def is_debug() -> bool:

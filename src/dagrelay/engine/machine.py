@@ -261,7 +261,8 @@ class RunMachine:
                 self._count(index, state)
         for index, state in enumerate(self.states):
             if state in _RESTING:
-                self._judge(index, commands)
+                if not self._unmet[index] or not self._is_plain(index):
+                    self._judge(index, commands)
             elif state is TaskState.UP_FOR_RETRY:
                 commands.append(WaitForRetry(index, self._retry_us[index]))
 
@@ -292,7 +293,7 @@ class RunMachine:
                 if succeeded and self._is_plain(downstream):
                     self._unmet[downstream] -= 1
                     if self._unmet[downstream] == 0 and self._stopping is None and self.states[downstream] in _RESTING:
-                        self._judge(downstream, commands, ended)
+                        self._ready(downstream, commands, ended)
                     continue
                 self._tally(downstream, state)
                 if self._stopping is None and self.states[downstream] in _RESTING:
@@ -334,16 +335,19 @@ class RunMachine:
             case Verdict.WAIT:
                 return
             case Verdict.READY:
-                if self.interruptions.get(index, 0) > self._max_interruptions:
-                    self._mark(index, TaskState.FAILED, commands, ended)
-                else:
-                    self._start(index, commands)
+                self._ready(index, commands, ended)
             case Verdict.SKIP:
                 self._mark(index, TaskState.SKIPPED, commands, ended)
             case Verdict.UPSTREAM_FAILED:
                 self._mark(index, TaskState.UPSTREAM_FAILED, commands, ended)
             case _ as never:
                 assert_never(never)
+
+    def _ready(self, index: int, commands: list[Command], ended: list[int] | None) -> None:
+        if self.interruptions.get(index, 0) > self._max_interruptions:
+            self._mark(index, TaskState.FAILED, commands, ended)
+        else:
+            self._start(index, commands)
 
     def _start(self, index: int, commands: list[Command]) -> None:
         self._move(index, TaskState.QUEUED)

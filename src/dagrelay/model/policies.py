@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 from attrs import validators
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from random import Random
 
 __all__ = ("Durability", "Limits", "MissingPolicy", "RetryPolicy", "XComOptions")
@@ -36,6 +36,10 @@ class MissingPolicy(StrEnum):
     """An empty string in text; None where the reference stands alone."""
 
 
+def _as_tuple(classes: Iterable[type[BaseException]]) -> tuple[type[BaseException], ...]:
+    return tuple(classes)
+
+
 @attrs.frozen
 class RetryPolicy:
     """How often a task is tried, and how long to wait between attempts.
@@ -54,7 +58,7 @@ class RetryPolicy:
     """Longest wait in seconds, before jitter."""
     jitter: float = attrs.field(default=0.1, kw_only=True, validator=[validators.ge(0), validators.le(1)])
     """Share by which a wait is spread, so that tasks failing together don't come back together."""
-    retry_on: tuple[type[BaseException], ...] = attrs.field(default=(Exception,), kw_only=True, converter=tuple)
+    retry_on: tuple[type[BaseException], ...] = attrs.field(default=(Exception,), kw_only=True, converter=_as_tuple)
     """Classes of exceptions worth another attempt."""
 
     def delay_for(self, attempt: int, random: Random) -> float:
@@ -66,8 +70,8 @@ class RetryPolicy:
         return min(delay, self.max_delay_s) * (1 + self.jitter * (2 * random.random() - 1))
 
 
-def _positive(minimum: int = 1) -> list[object]:
-    return [validators.instance_of(int), validators.ge(minimum)]
+def _positive(minimum: int = 1) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    return validators.and_(validators.instance_of(int), validators.ge(minimum))
 
 
 @attrs.frozen(kw_only=True)

@@ -18,6 +18,7 @@ from dagrelay.serializers.exactness import check_exact, refusal
 __all__ = ("STANDARD", "Codec", "JsonSerializer", "decode_json", "encode_json", "fastest_codec")
 
 _DIGITS_AS_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
+_SPARE_BUFFER: Final = 4096
 _LONG_NUMBER: Final = b"0" * 19  # Fewer digits than these fit into 64 bits.
 
 
@@ -114,12 +115,14 @@ def encode_json(
 
 
 def _dumps(codec: Codec, value: Any) -> bytes:
-    try:
+    if codec is STANDARD:
         return codec.dumps(value)
-    except Exception:
-        if codec is STANDARD:
-            raise
-        return STANDARD.dumps(value)  # Nested deeper than the fast one goes, or truly wrong: the standard decides.
+    try:
+        data = codec.dumps(value)
+    except Exception:  # noqa: BLE001 - nested deeper than the fast one goes, or truly wrong: the standard decides
+        return STANDARD.dumps(value)
+    # orjson hands out buffers of a kibibyte and more, which small values would hold for as long as they are cached.
+    return data if len(data) > _SPARE_BUFFER else bytes(memoryview(data))
 
 
 def decode_json(data: bytes, *, codec: Codec | None = None) -> Any:

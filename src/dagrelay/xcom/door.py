@@ -73,7 +73,8 @@ class Door:
             XComSerializationError: it can't be stored exactly.
             XComTooLargeError: it, or its description, is too long.
         """
-        key = check_key(key)
+        if key != RETURN_VALUE:
+            key = check_key(key)
         chosen = self._registry.get(options.serializer or serializer or self._registry.default.name)
         limit = self._limits.max_xcom_bytes if options.max_bytes is None else options.max_bytes
         if len(options.description) > self._limits.max_description_chars:
