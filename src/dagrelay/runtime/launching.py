@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextvars import copy_context
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -16,6 +16,7 @@ from dagrelay.model.policies import Durability
 from dagrelay.model.records import InstanceKey, to_us
 from dagrelay.model.states import RunState, TaskState
 from dagrelay.runtime.attempt import RunFacts
+from dagrelay.runtime.leftovers import LOST_STATES, settle
 from dagrelay.runtime.scheduler import Scheduler, TaskEnd
 from dagrelay.stores.operations import CreateRun, ReopenRun, SetRunState, StoredPlan
 from dagrelay.xcom.task_xcom import RunData
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from dagrelay.xcom.door import Door
 
 __all__ = ("Launch", "Services", "check_same_run", "create", "reopen", "task_ends", "task_states")
-
-_LOST: Final = frozenset({TaskState.QUEUED, TaskState.RUNNING, TaskState.WAITING})
 
 
 @attrs.frozen(kw_only=True)
@@ -126,15 +125,15 @@ async def reopen(services: Services, plan: Plan, image: RunImage, *, clear_from:
     Cancellation: the run may be recorded as running all the same, and is found interrupted later.
     """
     run = image.stored.run
-    by_id = {each.instance.task_id: each for each in image.instances}
-    cleared = _tasks_to_clear(plan, by_id, clear_from)
-    states = {task_id: each.state for task_id, each in by_id.items() if task_id not in cleared}
+    cleared = _tasks_to_clear(plan, image, clear_from)
+    states = {each.instance.task_id: each.state for each in image.instances if each.instance.task_id not in cleared}
     check_unchanged(run.run_id, image.plan.body, plan, states)
     book = await services.broker.book(run.run_id)
     book.dag_id = plan.dag_id
     at_us = services.environment.now_us()
     if run.state is RunState.RUNNING:
         # Its scheduler in this process could not record its end, as the store failed.
+        image = await settle(services, book, image, TaskState.INTERRUPTED)
         stop = SetRunState(run_id=run.run_id, state=RunState.INTERRUPTED, at_us=at_us, seq=book.next_seq())
         await services.broker.write(stop, book)
     operation = ReopenRun(
@@ -152,7 +151,7 @@ async def reopen(services: Services, plan: Plan, image: RunImage, *, clear_from:
             book.note_success(each.instance, each.attempt)
         elif each.state is TaskState.FAILED:
             book.note_failure(each.instance, each.attempt)
-    progress = place_progress(plan, ((task_id, _progress(each, image, cleared)) for task_id, each in by_id.items()))
+    progress = place_progress(plan, ((each.instance.task_id, _progress(each, image, cleared)) for each in image.instances))
     machine = RunMachine(plan, progress=progress, max_interruptions=services.limits.max_interruptions)
     params = {**plan.params, **json.loads(image.stored.params)}
     created_us = to_us(run.created_at)
@@ -206,8 +205,9 @@ def _stored_plan(plan: Plan) -> StoredPlan:
     return StoredPlan(fingerprint=plan.fingerprint, body=plan.body, task_ids=plan.task_ids)
 
 
-def _tasks_to_clear(plan: Plan, known: Mapping[str, StoredInstance], clear_from: str | None) -> set[str]:
+def _tasks_to_clear(plan: Plan, image: RunImage, clear_from: str | None) -> set[str]:
     """Return the ids of stored instances that must run again: cancelled ones, and what was asked for."""
+    known = {each.instance.task_id: each for each in image.instances}
     cleared = {task_id for task_id, each in known.items() if each.state is TaskState.CANCELLED}
     if clear_from is not None:
         again = (plan.task_ids[index] for index in downstream_closure(plan, plan.index[clear_from]))
@@ -219,7 +219,7 @@ def _progress(each: StoredInstance, image: RunImage, cleared: set[str]) -> TaskP
     attempt = max(each.attempt, image.highest_attempts.get(each.instance, 0))
     if each.instance.task_id in cleared:
         return TaskProgress(state=TaskState.PENDING, attempt=attempt)
-    lost = each.state in _LOST
+    lost = each.state in LOST_STATES
     return TaskProgress(
         state=TaskState.INTERRUPTED if lost else each.state,
         attempt=attempt,

@@ -6,15 +6,16 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 
 from dagrelay.dag.params import complete_params
 from dagrelay.errors import RunStateError, RuntimeClosedError, StoreReadOnlyError, TaskNotFoundError
 from dagrelay.ids import check_run_id
 from dagrelay.model.states import FINISHED_RUN_STATES, RunState
-from dagrelay.runtime.history import run_record, unknown_run
+from dagrelay.runtime.history import unknown_run
 from dagrelay.runtime.launching import Launch, Services, check_same_run, create, reopen
+from dagrelay.runtime.leftovers import cancel_stored
 from dagrelay.runtime.result import RunResult, conclude, result_of_image, result_of_scheduler
-from dagrelay.stores.operations import SetRunState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,20 +54,23 @@ class Runs:
     async def launch(self, dag: DAG, params: Mapping[str, Any] | None, run_id: str | None) -> Launch:
         """Start a new run, or find, join or resume the one that has the id.
 
-        Cancellation: the run may be recorded all the same, and is then found interrupted.
+        Cancellation: nothing is recorded; or the launch is made all the same, and the cancellation met at the next checkpoint.
         """
         self._check_accepting()
+        await anyio.lowlevel.checkpoint_if_cancelled()
         services = self._services
         plan = dag.plan(limits=services.limits)
         given = complete_params(plan, params or {})
         if run_id is None:
             fresh = services.environment.new_run_id()
-            return self._enter(await create(services, plan, given, run_id=fresh, is_new=True))
+            with anyio.CancelScope(shield=True):  # A run recorded by halves would stand there as running.
+                return self._enter(await create(services, plan, given, run_id=fresh, is_new=True))
         run_id = check_run_id(run_id)
         async with self._lock:  # Two calls with one id must not both find nothing.
             stored = await services.store.find_run(run_id)
             if stored is None:
-                return self._enter(await create(services, plan, given, run_id=run_id, is_new=False))
+                with anyio.CancelScope(shield=True):
+                    return self._enter(await create(services, plan, given, run_id=run_id, is_new=False))
             check_same_run(stored, run_id, plan.dag_id, services.door.params(given))
             live = self._live.get(run_id)
             if live is not None:
@@ -105,7 +109,8 @@ class Runs:
         image = await self._services.store.load_run(run_id)
         if image is None:
             raise await unknown_run(self._services.store, run_id)
-        return self._enter(await reopen(self._services, plan, image, clear_from=clear_from))
+        with anyio.CancelScope(shield=True):
+            return self._enter(await reopen(self._services, plan, image, clear_from=clear_from))
 
     def _check_accepting(self) -> None:
         if self._is_closing:
@@ -171,12 +176,13 @@ class Runs:
             scheduler.cancel()
             await scheduler.ended.wait()
             return
-        run = await run_record(services.store, run_id)
-        if run.state not in FINISHED_RUN_STATES:
-            book = await services.broker.book(run_id)
-            at_us = services.environment.now_us()
-            end = SetRunState(run_id=run_id, state=RunState.CANCELLED, at_us=at_us, seq=book.next_seq())
-            await services.broker.write(end, book)
+        async with self._lock:
+            image = await services.store.load_run(run_id)
+            if image is None:
+                raise await unknown_run(services.store, run_id)
+            if image.stored.run.state not in FINISHED_RUN_STATES:
+                with anyio.CancelScope(shield=True):
+                    await cancel_stored(services, image)
 
     def stop(self) -> None:
         """Take no more runs and interrupt those there are."""

@@ -272,7 +272,10 @@ class Scheduler:
                 type="TooManyInterruptions", message="interrupted more often than Limits.max_interruptions allows"
             )
         instance = InstanceKey(self.run_id, data.plan.tasks[index].task_id, None)
-        self.ends[index] = TaskEnd(0, None, now_us, error)
+        earlier = self.ends.get(index)
+        self.ends[index] = (
+            TaskEnd(0, None, now_us, error) if earlier is None else TaskEnd(earlier.attempt, earlier.started_us, now_us, error)
+        )
         operation = MarkInstance(instance=instance, state=state, at_us=now_us, seq=data.book.next_seq(), error=error)
         try:
             data.broker.mark(data.book, operation)

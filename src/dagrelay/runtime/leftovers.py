@@ -1,0 +1,66 @@
+"""Runs that nobody runs: their record is brought to rest, where a store's fault or an exit has left it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from dagrelay.model.states import RunState, TaskState
+from dagrelay.stores.operations import FinishAttempt, MarkInstance, ReopenRun, SetRunState
+
+if TYPE_CHECKING:
+    from dagrelay.runtime.launching import Services
+    from dagrelay.stores.base import RunImage, StoredInstance
+    from dagrelay.xcom.book import RunBook
+
+__all__ = ("LOST_STATES", "cancel_stored", "settle")
+
+LOST_STATES: Final = frozenset({TaskState.QUEUED, TaskState.RUNNING, TaskState.WAITING})
+"""Recorded states of an attempt whose end was never recorded."""
+_AT_REST: Final = frozenset({TaskState.INTERRUPTED, TaskState.UP_FOR_RETRY})
+
+
+async def settle(services: Services, book: RunBook, image: RunImage, state: TaskState) -> RunImage:
+    """Record, as `state`, the ends of attempts that the store could not take when they came, and return the image then.
+
+    Cancellation: some may be recorded.
+    """
+    instances: list[StoredInstance] = []
+    for each in image.instances:
+        if each.state not in LOST_STATES:
+            instances.append(each)
+            continue
+        at_us = services.environment.now_us()
+        end = FinishAttempt(
+            instance=each.instance,
+            attempt=each.attempt,
+            state=state,
+            started_us=at_us if each.started_us is None else each.started_us,
+            ended_us=at_us,
+            start_seq=book.next_seq(),
+            seq=book.next_seq(),
+            failures=each.failures,
+            interruptions=each.interruptions + (state is TaskState.INTERRUPTED),
+        )
+        await services.broker.write(end, book)
+        instances.append(attrs.evolve(each, state=state, ended_us=at_us, interruptions=end.interruptions))
+    return attrs.evolve(image, instances=tuple(instances))
+
+
+async def cancel_stored(services: Services, image: RunImage) -> None:
+    """End a run that has not finished and does not run here as cancelled, and with it what of it had not ended.
+
+    Cancellation: the run may be left running on record, and can be cancelled again.
+    """
+    run, broker, now_us = image.stored.run, services.broker, services.environment.now_us
+    book = await broker.book(run.run_id)
+    if run.state is not RunState.RUNNING:
+        await broker.write(ReopenRun(run_id=run.run_id, plan=None, clear=(), at_us=now_us(), seq=book.next_seq()), book)
+    image = await settle(services, book, image, TaskState.CANCELLED)
+    for each in image.instances:
+        if each.state in _AT_REST:
+            mark = MarkInstance(instance=each.instance, state=TaskState.CANCELLED, at_us=now_us(), seq=book.next_seq())
+            await broker.write(mark, book)
+    end = SetRunState(run_id=run.run_id, state=RunState.CANCELLED, at_us=now_us(), seq=book.next_seq())
+    await broker.write(end, book)
