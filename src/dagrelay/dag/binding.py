@@ -25,7 +25,7 @@ from dagrelay.dag.references import NamedTask, TemplateText, XComRef, is_referen
 from dagrelay.dag.signatures import AnnotationError, Parameter
 from dagrelay.errors import TemplateError, XComTypeError
 from dagrelay.model.missing import MISSING
-from dagrelay.serializers.converter import check_type, structure
+from dagrelay.serializers.converter import check_type, structurer
 from dagrelay.serializers.hints import is_any, unwrap
 from dagrelay.templates import MAX_RENDERED_CHARS, compile_tree, format_path, literal, parse, render, render_tree, walk
 
@@ -204,8 +204,9 @@ class _Binder:
         read = self._read(parts.task, parts.key, f"parameter {parameter.name!r}")
         if read is None:
             return None
+        into_type = None if annotation is MISSING else structurer(annotation)
         return ReferenceInput(
-            name=parameter.name, read=read, path=parts.path, default=parts.default, annotation=annotation, reference=reference
+            name=parameter.name, read=read, path=parts.path, default=parts.default, into_type=into_type, reference=reference
         )
 
     def _read(self, task: NamedTask, key: str, where: str) -> Read | None:
@@ -351,7 +352,7 @@ def _referred(
     whole = read(each.read)
     value = walk(whole, each.path) if each.path else whole
     if value is not MISSING:
-        return _structured(task, each.name, value, each.annotation)
+        return value if each.into_type is None else _converted(task, each.name, value, each.into_type)
     if each.default is not MISSING:
         return copy_of(each.default)
     if whole is MISSING:
@@ -372,9 +373,11 @@ def _param(task: PlannedTask, each: ParamInput, params: Mapping[str, Any]) -> An
 
 
 def _structured(task: PlannedTask, name: str, value: Any, annotation: Any) -> Any:
-    if annotation is MISSING:
-        return value
+    return value if annotation is MISSING else _converted(task, name, value, structurer(annotation))
+
+
+def _converted(task: PlannedTask, name: str, value: Any, into_type: Callable[[Any], Any]) -> Any:
     try:
-        return structure(value, annotation)
+        return into_type(value)
     except XComTypeError as error:
         raise XComTypeError(f"parameter {name!r} of task {task.task_id!r}: {error.reason}", path=error.path) from error

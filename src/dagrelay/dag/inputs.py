@@ -9,6 +9,8 @@ import attrs
 from dagrelay.model.missing import MISSING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dagrelay.dag.references import Step, XComRef
     from dagrelay.templates import Template, Tree
 
@@ -65,8 +67,8 @@ class ReferenceInput:
     """The way from the entry's value to what is meant."""
     default: Any = MISSING
     """What stands in where nothing is there; MISSING if that is an error."""
-    annotation: Any = MISSING
-    """The type it is structured into; MISSING where it stays as it is."""
+    into_type: Callable[[Any], Any] | None = None
+    """What structures it into the parameter's type; None where it stays as it is."""
     reference: XComRef[Any]
     """The reference as it was written, for messages."""
 

@@ -7,17 +7,21 @@ the annotation says so. cattrs does the classes, and is imported when the first 
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from dagrelay.errors import XComError, XComSerializationError, XComTypeError
 from dagrelay.model.missing import MISSING
 from dagrelay.serializers.base import MAX_XCOM_BYTES
 from dagrelay.serializers.exactness import is_plain
-from dagrelay.serializers.hints import describe
+from dagrelay.serializers.hints import describe, is_hashable
 from dagrelay.serializers.structuring import structure_hook
 from dagrelay.serializers.unstructuring import Budget, unstructure_hook
 
-__all__ = ("check_type", "structure", "unstructure")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ("check_type", "structure", "structurer", "unstructure")
 
 
 def unstructure(
@@ -69,15 +73,37 @@ def structure(value: Any, type_: Any) -> Any:
     Raises:
         XComTypeError: the value is not of the type, or nothing can be; the message ends in its path, as in ` @ $.rows[3].score`.
     """
+    return structurer(type_)(value)
+
+
+def structurer(type_: Any) -> Callable[[Any], Any]:
+    """Return `structure` for one type, for those who structure many values into it: the way is looked up once.
+
+    Raises:
+        XComTypeError: no value can be turned into the type.
+    """
+    return _cached_structurer(type_) if is_hashable(type_) else _make_structurer(type_)
+
+
+@lru_cache(maxsize=4096)
+def _cached_structurer(type_: Any) -> Callable[[Any], Any]:
+    return _make_structurer(type_)
+
+
+def _make_structurer(type_: Any) -> Callable[[Any], Any]:
     convert = _hook(type_)
-    try:
-        return convert(value)
-    except XComTypeError:
-        raise
-    except RecursionError as error:
-        raise XComTypeError(f"nested too deep to be turned into {describe(type_)}") from error
-    except Exception as error:
-        raise XComTypeError(f"it can't be turned into {describe(type_)}: {_told(error)}") from error
+
+    def into_type(value: Any) -> Any:
+        try:
+            return convert(value)
+        except XComTypeError:
+            raise
+        except RecursionError as error:
+            raise XComTypeError(f"nested too deep to be turned into {describe(type_)}") from error
+        except Exception as error:
+            raise XComTypeError(f"it can't be turned into {describe(type_)}: {_told(error)}") from error
+
+    return into_type
 
 
 def check_type(type_: Any) -> None:
