@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import traceback
+from copy import deepcopy
 from enum import StrEnum
 from functools import partial
 from math import inf
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -243,7 +245,7 @@ class Attempt:
             task_id=self.task.task_id,
             map_index=self.instance.map_index,
             attempt=self.number,
-            params=run.params,
+            params=_own_copy(run.params),
             config=config,
             xcom=TaskXCom(run.data, self.index, self),
             deadline=inf if timeout_s is None else anyio.current_time() + timeout_s,
@@ -356,6 +358,13 @@ class Attempt:
         if is_debug():
             get_logger().debug("attempt.ended", name=self.name, attempt=self.number, state=str(outcome.state))
         return is_accepted
+
+
+def _own_copy(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return params of which an attempt can change nothing for others."""
+    if any(isinstance(value, (dict, list)) for value in params.values()):
+        return MappingProxyType(deepcopy(dict(params)))
+    return params
 
 
 @attrs.frozen
