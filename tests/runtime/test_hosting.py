@@ -20,7 +20,7 @@ from dagrelay.runtime.timers import Timers
 from dagrelay.runtime.trampoline import drive
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from dagrelay.runtime.attempt import Attempt
 
@@ -35,7 +35,7 @@ class Piece:
     """As much of an attempt as a host sees, around any coroutine."""
 
     handler: Handler
-    instance: InstanceKey = InstanceKey("run", "a", None)
+    instance: InstanceKey = attrs.field(factory=lambda: InstanceKey("run", "a", None))
     number: int = 1
     scope: anyio.CancelScope | None = None
     on_cancel: Callable[[Any], None] | None = None
@@ -82,7 +82,7 @@ class House:
         self.hosting.submit(Job(owner, piece.attempt, self.on_end))
         return piece
 
-    def on_end(self, attempt: Attempt, is_taken: bool) -> None:  # noqa: FBT001 - the shape of a host's report
+    def on_end(self, attempt: Attempt, is_taken: bool) -> None:
         """Take note of an end."""
         piece = cast("Piece", attempt)
         assert piece.is_taken is None, "told twice"
@@ -98,7 +98,7 @@ class House:
 
 
 @asynccontextmanager
-async def house(slots: int = 4, *, grace_s: float = 100) -> AsyncIterator[House]:
+async def house(slots: int = 4, *, grace_s: float = 100) -> AsyncGenerator[House, None]:
     """Give hosts."""
     admission: Admission[Job] = Admission(slots)
     timers = Timers()
@@ -285,9 +285,8 @@ async def test_cancelling_the_host_application_leaves_attempts_alone() -> None:
             await anyio.wait_all_tasks_blocked()
             assert here.ended == []
             release.set()
-            await here.ran(piece)
+            assert (await here.ran(piece))[0] is not anyio.get_cancelled_exc_class()
         hosting.close()
-    assert piece.outcome is not None or piece.is_taken
 
 
 async def test_context_variables_do_not_leak() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 
-from dagrelay.runtime.timers import Timers
+from dagrelay.runtime.timers import Timer, Timers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
 
 SOON = 0.002
 PATIENCE = 5.0
@@ -18,7 +21,7 @@ LONG = 1_000.0
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[Timers]:
+async def serving() -> AsyncGenerator[Timers, None]:
     """Give timers that are served."""
     timers = Timers()
     async with anyio.create_task_group() as task_group:
@@ -99,16 +102,21 @@ async def test_a_cancelled_call_does_not_come() -> None:
         assert timer.is_cancelled
         timer.cancel()
         assert told == ["called"]
-        assert timers._cancelled == 0
-        assert timers._heap == []
+        assert timers._cancelled == 0  # pyright: ignore[reportPrivateUsage]
+        assert timers._heap == []  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_a_call_may_cancel_one_due_at_the_same_time() -> None:
     """The later of the two does not come."""
     told: list[str] = []
     async with serving() as timers:
-        timers.after(SOON, lambda: second.cancel())
-        second = timers.after(SOON, partial(told.append, "second"))
+        others: list[Timer] = []
+
+        def first() -> None:
+            others[0].cancel()
+
+        timers.after(SOON, first)
+        others.append(timers.after(SOON, partial(told.append, "second")))
         await called(timers, 2 * SOON)
     assert told == []
 
@@ -140,7 +148,7 @@ async def test_dead_timers_are_cleared_out() -> None:
         living = [timers.after(SOON * (1 + number), partial(told.append, number)) for number in range(3)]
         for _ in range(10_000):
             timers.after(LONG, lambda: None).cancel()
-        assert len(timers._heap) <= 2_000
+        assert len(timers._heap) <= 2_000  # pyright: ignore[reportPrivateUsage]
         await called(timers, 5 * SOON)
         assert told == [0, 1, 2]
         assert all(timer.is_cancelled for timer in living)
@@ -150,7 +158,12 @@ async def test_after_closing_nothing_is_called() -> None:
     """Not even what is due; and a call may be the one that closes."""
     told: list[str] = []
     timers = Timers()
-    timers.after(0, lambda: (told.append("closing"), timers.close())[0])
+
+    def close() -> None:
+        told.append("closing")
+        timers.close()
+
+    timers.after(0, close)
     timers.after(LONG, partial(told.append, "late"))
     with anyio.fail_after(PATIENCE):
         await timers.run()

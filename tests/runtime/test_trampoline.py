@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
 from contextvars import ContextVar, copy_context
 from types import coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import pytest
 from anyio import to_thread
 
 from dagrelay.runtime.trampoline import drive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
 
 name: ContextVar[str] = ContextVar("name", default="unset")
 
@@ -27,13 +29,18 @@ def nothing() -> None:
     """Do nothing."""
 
 
+def driving(handler: Coroutine[Any, Any, Any], on_suspend: Callable[[], None] = nothing) -> Generator[Any, Any, Any]:
+    """Return a driven coroutine as the generator it is, to be stepped by hand."""
+    return cast("Generator[Any, Any, Any]", drive(handler, copy_context(), on_suspend))
+
+
 def test_what_is_sent_and_what_is_yielded_pass_through() -> None:
     """Both ways, with the value at the end."""
 
     async def handler() -> list[object]:
         return [await ask("one"), await ask("two")]
 
-    driven = drive(handler(), copy_context(), nothing)
+    driven = driving(handler())
     assert driven.send(None) == "one"
     assert driven.send(1) == "two"
     with pytest.raises(StopIteration) as end:
@@ -51,14 +58,14 @@ def test_what_is_thrown_arrives_where_the_handler_waits() -> None:
             return str(await ask("caught"))
         return "not thrown"
 
-    driven = drive(handler(), copy_context(), nothing)
+    driven = driving(handler())
     assert driven.send(None) == "one"
     assert driven.throw(KeyboardInterrupt()) == "caught"
     with pytest.raises(StopIteration) as end:
         driven.send("and on")
     assert end.value.value == "and on"
 
-    again = drive(handler(), copy_context(), nothing)
+    again = driving(handler())
     again.send(None)
     with pytest.raises(LookupError, match="mine"):
         again.throw(LookupError("mine"))
@@ -75,7 +82,7 @@ def test_closing_closes_the_handler() -> None:
         finally:
             told.append(name.get())
 
-    driven = drive(handler(), copy_context(), nothing)
+    driven = driving(handler())
     driven.send(None)
     driven.close()
     assert told == ["inside"]
@@ -93,10 +100,11 @@ def test_the_first_suspension_is_told_once() -> None:
 
     for times, expected in ((0, []), (1, ["step 0", "suspended"]), (3, ["step 0", "suspended", "step 1", "step 2"])):
         told.clear()
-        driven = drive(waits(times), copy_context(), lambda: told.append("suspended"))
+        driven = driving(waits(times), lambda: told.append("suspended"))
+        for _ in range(times):
+            driven.send(None)
         with pytest.raises(StopIteration):
-            for _ in range(times + 1):
-                driven.send(None)
+            driven.send(None)
         assert told == expected
 
 
@@ -107,7 +115,7 @@ def test_an_exception_before_any_suspension_is_just_raised() -> None:
         raise LookupError("at once")
 
     with pytest.raises(LookupError, match="at once") as caught:
-        drive(handler(), copy_context(), nothing).send(None)
+        driving(handler()).send(None)
     assert "handler" in [entry.name for entry in caught.traceback]
 
 

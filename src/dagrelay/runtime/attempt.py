@@ -275,20 +275,17 @@ class Attempt:
 
     def _judge(self, error: BaseException) -> FinishAttempt:
         """Return the outcome of an attempt that raised without having been cancelled by the runtime."""
-        if isinstance(error, _InputError):
+        if isinstance(error, _InputError) and not isinstance(error.original, StoreError):
             self.error = error.original
             return self._outcome(TaskState.FAILED, error=error_record(error.original), failures=self._failures + 1)
-        self.error = error
-        record = error_record(error)
-        match error:
-            case Skip():
-                return self._outcome(TaskState.SKIPPED, error=ErrorRecord(type="Skip", message=error.reason))
-            case KeyboardInterrupt():
-                return self._end_interrupted()
-            case StoreError() if self.run.data.broker.failure_of(self.run.data.book) is not None:
+        self.error = error.original if isinstance(error, _InputError) else error
+        match self.error:
+            case Skip(reason=reason):
+                return self._outcome(TaskState.SKIPPED, error=ErrorRecord(type="Skip", message=reason))
+            case KeyboardInterrupt() | StoreError():
                 return self._end_interrupted()
             case _:
-                return self._fail(error, record)
+                return self._fail(self.error, error_record(self.error))
 
     def _fail(self, error: BaseException, record: ErrorRecord) -> FinishAttempt:
         """Return a failure, or a retry if the policy has one left for this error."""

@@ -13,6 +13,7 @@ from dagrelay.ids import check_run_id, check_task_id
 from dagrelay.model.events import RunFinished
 from dagrelay.model.records import InstanceKey, Run, TaskInstance, from_us
 from dagrelay.model.states import RunState, TaskState
+from dagrelay.runtime.leftovers import shown_state
 from dagrelay.stores.base import RunQuery, StoredInstance
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ("Timeline", "run_record", "task_records", "unknown_run")
 
 _PAGE = 1000
-_NEVER_STARTED = {RunState.CANCELLED: TaskState.CANCELLED}
 
 
 async def unknown_run(store: Store, run_id: str) -> RunNotFoundError:
@@ -59,7 +59,7 @@ async def task_records(
     if image is None:
         raise await unknown_run(store, run_id)
     wanted = None if task_id is None else check_task_id(task_id)
-    untouched = _NEVER_STARTED.get(image.stored.run.state, TaskState.PENDING)
+    run_state = image.stored.run.state
     known: dict[str, list[StoredInstance]] = {}
     for each in image.instances:
         known.setdefault(each.instance.task_id, []).append(each)
@@ -67,9 +67,9 @@ async def task_records(
     for planned in image.plan.task_ids if wanted is None else [wanted] if wanted in image.plan.task_ids else []:
         stored = known.get(planned)
         if stored is None:
-            rows.append(TaskInstance(run_id=run_id, task_id=planned, state=untouched))
+            rows.append(TaskInstance(run_id=run_id, task_id=planned, state=shown_state(run_state, TaskState.PENDING)))
         else:
-            rows.extend(_record(each) for each in sorted(stored, key=_map_index))
+            rows.extend(_record(run_state, each) for each in sorted(stored, key=_map_index))
     return rows if state is None else [row for row in rows if row.state is TaskState(state)]
 
 
@@ -77,13 +77,13 @@ def _map_index(each: StoredInstance) -> int:
     return -1 if each.instance.map_index is None else each.instance.map_index
 
 
-def _record(each: StoredInstance) -> TaskInstance:
+def _record(run_state: RunState, each: StoredInstance) -> TaskInstance:
     instance: InstanceKey = each.instance
     return TaskInstance(
         run_id=instance.run_id,
         task_id=instance.task_id,
         map_index=instance.map_index,
-        state=each.state,
+        state=shown_state(run_state, each.state),
         attempt=each.attempt,
         started_at=None if each.started_us is None else from_us(each.started_us),
         ended_at=None if each.ended_us is None else from_us(each.ended_us),

@@ -130,10 +130,10 @@ async def reopen(services: Services, plan: Plan, image: RunImage, *, clear_from:
     check_unchanged(run.run_id, image.plan.body, plan, states)
     book = await services.broker.book(run.run_id)
     book.dag_id = plan.dag_id
+    # A scheduler of this process may not have been able to record what ended, as the store failed.
+    image = await settle(services, book, image, TaskState.INTERRUPTED)
     at_us = services.environment.now_us()
     if run.state is RunState.RUNNING:
-        # Its scheduler in this process could not record its end, as the store failed.
-        image = await settle(services, book, image, TaskState.INTERRUPTED)
         stop = SetRunState(run_id=run.run_id, state=RunState.INTERRUPTED, at_us=at_us, seq=book.next_seq())
         await services.broker.write(stop, book)
     operation = ReopenRun(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from dagrelay.model.states import RunState, TaskState
+from dagrelay.model.states import ENDED_TASK_STATES, RunState, TaskState
 from dagrelay.stores.operations import FinishAttempt, MarkInstance, ReopenRun, SetRunState
 
 if TYPE_CHECKING:
@@ -14,11 +14,22 @@ if TYPE_CHECKING:
     from dagrelay.stores.base import RunImage, StoredInstance
     from dagrelay.xcom.book import RunBook
 
-__all__ = ("LOST_STATES", "cancel_stored", "settle")
+__all__ = ("LOST_STATES", "cancel_stored", "settle", "shown_state")
 
 LOST_STATES: Final = frozenset({TaskState.QUEUED, TaskState.RUNNING, TaskState.WAITING})
 """Recorded states of an attempt whose end was never recorded."""
 _AT_REST: Final = frozenset({TaskState.INTERRUPTED, TaskState.UP_FOR_RETRY})
+
+
+def shown_state(run_state: RunState, state: TaskState) -> TaskState:
+    """Return a recorded task's state as it is shown: what had not ended shares the end of a run that nobody runs."""
+    match run_state:
+        case RunState.CANCELLED if state not in ENDED_TASK_STATES:
+            return TaskState.CANCELLED
+        case RunState.INTERRUPTED if state in LOST_STATES:
+            return TaskState.INTERRUPTED
+        case _:
+            return state
 
 
 async def settle(services: Services, book: RunBook, image: RunImage, state: TaskState) -> RunImage:

@@ -21,6 +21,7 @@ from dagrelay.model.missing import MISSING
 from dagrelay.model.records import ErrorRecord, InstanceKey, TaskInstance, from_us
 from dagrelay.model.states import RunState, TaskState
 from dagrelay.runtime.launching import task_ends, task_states
+from dagrelay.runtime.leftovers import shown_state
 from dagrelay.stores.base import Lookup
 from dagrelay.stores.operations import RETURN_VALUE
 from dagrelay.xcom.cache import Resident
@@ -49,7 +50,7 @@ class TaskTable(Mapping[str, TaskInstance]):
     ) -> None:
         """Take where the tasks stand, by topological index."""
         self._run_id = run_id
-        self._is_cancelled = run_state is RunState.CANCELLED
+        self._run_state = run_state
         self._plan = plan
         self._states = states
         self._ends = ends
@@ -57,13 +58,11 @@ class TaskTable(Mapping[str, TaskInstance]):
     def __getitem__(self, task: str | Task[Any]) -> TaskInstance:
         """Return a task's record; KeyError if the DAG has no such task."""
         index = self._plan.index[task if isinstance(task, str) else task.id]
-        state, end = self._states[index], self._ends.get(index)
-        if self._is_cancelled and state in {TaskState.PENDING, TaskState.QUEUED, TaskState.INTERRUPTED}:
-            state = TaskState.CANCELLED  # Tasks that never started have no record of their own.
+        end = self._ends.get(index)
         return TaskInstance(
             run_id=self._run_id,
             task_id=self._plan.tasks[index].task_id,
-            state=state,
+            state=shown_state(self._run_state, self._states[index]),
             attempt=0 if end is None else end.attempt,
             started_at=None if end is None or end.started_us is None else from_us(end.started_us),
             ended_at=None if end is None or end.ended_us is None else from_us(end.ended_us),

@@ -249,7 +249,7 @@ class Runtime:
     async def start(self, dag: DAG, *, params: Mapping[str, Any] | None = None, run_id: str | None = None) -> RunHandle:
         """Start a run that the runtime owns, and return once it is recorded. Arguments and errors are those of `run`.
 
-        Cancellation: nothing is recorded; or the handle is returned all the same, and the cancellation met at the next checkpoint.
+        Cancellation: nothing is recorded; or the handle is returned all the same, and the next checkpoint meets the cancellation.
         """
         return RunHandle(self, await self._opened().runs.launch(dag, params, run_id))
 

@@ -292,15 +292,21 @@ class Scheduler:
             self._hosting.cancel(job.attempt, reason)
 
     async def _record_end(self, state: RunState) -> None:
-        data = self.facts.data
-        self.ended_us = self.facts.environment.now_us()
-        operation = SetRunState(run_id=self.run_id, state=state, at_us=self.ended_us, seq=data.book.next_seq())
+        """Record the run's end, or at least, where not all that led to it could be stored, that it stopped."""
         try:
-            await data.broker.write(operation, data.book, then=self._prune(state, self.ended_us))
+            await self._write_end(state)
         except DagrelayError as error:
             self.failure = self.failure or error
             state = RunState.INTERRUPTED
+            with suppress(DagrelayError):  # Then it stands there as running, and is brought to rest when it is taken up.
+                await self._write_end(state)
         self.state = state
+
+    async def _write_end(self, state: RunState) -> None:
+        data = self.facts.data
+        self.ended_us = self.facts.environment.now_us()
+        operation = SetRunState(run_id=self.run_id, state=state, at_us=self.ended_us, seq=data.book.next_seq())
+        await data.broker.write(operation, data.book, then=self._prune(state, self.ended_us))
 
     def _prune(self, state: RunState, at_us: int) -> PruneRuns | None:
         if state not in FINISHED_RUN_STATES:

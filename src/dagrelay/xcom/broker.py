@@ -25,7 +25,7 @@ from dagrelay.errors import (
     StoreVanishedError,
 )
 from dagrelay.log import get_logger
-from dagrelay.model.states import TaskState
+from dagrelay.model.states import RunState, TaskState
 from dagrelay.stores.operations import (
     DeleteEntries,
     DeleteRun,
@@ -60,6 +60,9 @@ __all__ = ("FATAL_ERRORS", "Broker", "BrokerStatistics", "Lost")
 
 FATAL_ERRORS: Final = (StaleOwnerError, StoreVanishedError, StoreCorruptError, StoreClosedError)
 """After one of these the store can't be trusted with anything more; after any other (a full disk, say) it can be tried again."""
+
+_STOPPED: Final = frozenset({RunState.INTERRUPTED, RunState.CANCELLED})
+"""Ends that a run may be recorded with though not all that happened in it is on record."""
 
 ErrorT = TypeVar("ErrorT", bound=DagrelayError)
 Lost: TypeAlias = "dict[RunBook, list[FinishAttempt]]"
@@ -380,9 +383,10 @@ class Broker:
         """
         if self._failure is not None:
             return self._failure
-        if request.book is None or isinstance(request.operation, SetRunState):
+        book, operation = request.book, request.operation
+        if book is None or (isinstance(operation, SetRunState) and operation.state in _STOPPED):
             return None
-        return request.book.failure
+        return book.failure
 
     def _settle(self, requests: list[Request], results: Sequence[int | DagrelayError], lost: Lost) -> None:
         done: dict[RunBook, list[FinishAttempt]] = {}
