@@ -27,7 +27,7 @@ from dagrelay.errors import (
     XComTooLargeError,
 )
 from dagrelay.log import get_logger, is_debug
-from dagrelay.model.records import ErrorRecord, InstanceKey, from_us
+from dagrelay.model.records import ErrorRecord, from_us
 from dagrelay.model.states import TaskState
 from dagrelay.runtime.context import TaskContext
 from dagrelay.runtime.inputs import Inputs, fetch
@@ -103,7 +103,7 @@ class Attempt:
         self.index = index
         self.number = number
         self.task: PlannedTask = run.data.plan.tasks[index]
-        self.instance = InstanceKey(run.data.book.run_id, self.task.task_id, None)
+        self.instance = run.data.instances[index]
         self.cancel_reason: CancelReason | None = None
         self.scope: anyio.CancelScope | None = None
         self.on_cancel: Callable[[Attempt], None] | None = None

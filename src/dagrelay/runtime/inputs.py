@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from dagrelay.errors import MissingReferenceError
 from dagrelay.model.missing import MISSING
-from dagrelay.model.records import InstanceKey
 from dagrelay.stores.base import Lookup
 from dagrelay.templates import missing_key_hint
 
@@ -27,12 +26,12 @@ async def fetch(data: RunData, reads: tuple[Read, ...], on_wait: Callable[[], No
 
     Cancellation: nothing is left behind.
     """
-    run_id, tasks, book, broker = data.book.run_id, data.plan.tasks, data.book, data.broker
+    instances, book, broker = data.instances, data.book, data.broker
     found: dict[Read, Resident | None] = {}
     wanted: list[Lookup] = []
     missing: list[Read] = []
     for read in reads:
-        instance = InstanceKey(run_id, tasks[read.index].task_id, None)
+        instance = instances[read.index]
         slots = book.slots_seen(instance)
         value = broker.resident(instance, read.key, slots)
         found[read] = value

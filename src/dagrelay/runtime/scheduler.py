@@ -26,7 +26,7 @@ from dagrelay.engine.machine import (
 )
 from dagrelay.errors import DagrelayError, StoreError
 from dagrelay.log import get_logger
-from dagrelay.model.records import ErrorRecord, InstanceKey
+from dagrelay.model.records import ErrorRecord
 from dagrelay.model.states import FINISHED_RUN_STATES, RunState, TaskState
 from dagrelay.runtime.attempt import Attempt, CancelReason
 from dagrelay.runtime.hosting import Job
@@ -271,7 +271,7 @@ class Scheduler:
             error = ErrorRecord(
                 type="TooManyInterruptions", message="interrupted more often than Limits.max_interruptions allows"
             )
-        instance = InstanceKey(self.run_id, data.plan.tasks[index].task_id, None)
+        instance = data.instances[index]
         earlier = self.ends.get(index)
         self.ends[index] = (
             TaskEnd(0, None, now_us, error) if earlier is None else TaskEnd(earlier.attempt, earlier.started_us, now_us, error)

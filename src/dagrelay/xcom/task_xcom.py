@@ -73,8 +73,14 @@ class RunData:
     """Values in and out."""
     states: Sequence[TaskState]
     """The tasks' states by topological index, as they change."""
+    instances: tuple[InstanceKey, ...] = attrs.field()
+    """The tasks' instances by topological index."""
     thread_id: int = attrs.field(factory=threading.get_ident)
     """The thread of the runtime's loop."""
+
+    @instances.default
+    def _name_instances(self) -> tuple[InstanceKey, ...]:
+        return tuple(InstanceKey(self.book.run_id, task_id, None) for task_id in self.plan.task_ids)
 
     def not_found(self, index: int, key: str, *, near: Sequence[str] = (), hint: str = "") -> XComNotFoundError:
         """Return the error for a value that a task does not have."""
@@ -94,7 +100,7 @@ class TaskXCom:
         self._data = data
         self._index = index
         self._attempt = attempt
-        self._instance = InstanceKey(data.book.run_id, data.plan.tasks[index].task_id, None)
+        self._instance = data.instances[index]
 
     # ------------------------------------------------------------------------------------------------------ writing
 
@@ -311,7 +317,7 @@ class TaskXCom:
         data = self._data
         wanted: list[Lookup] = []
         for index in indices:
-            instance = InstanceKey(data.book.run_id, data.plan.tasks[index].task_id, None)
+            instance = data.instances[index]
             wanted.append(Lookup(instance=instance, key=key, slots=data.book.slots_seen(instance, include_failed=include_failed)))
         return await data.broker.find(wanted)
 

@@ -49,6 +49,8 @@ _PUT_RUN: Final = """INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
     params = excluded.params"""
 _GET_INSTANCE: Final = "SELECT * FROM instance WHERE run_pk = ? AND task_pk = ? AND map_index = ?"
 _CHUNK: Final = 32
+_WORTH_A_CHUNK: Final = 4
+"""Fewer rows than these are read singly."""
 """Instances read by one statement."""
 _GET_INSTANCES: Final = (
     "SELECT * FROM instance WHERE run_pk = ? AND map_index = -1 AND task_pk IN (?" + ", ?" * (_CHUNK - 1) + ")"
@@ -212,7 +214,10 @@ class Changes:
             if run_pk is not None and task_pk is not None and map_index is None:
                 wanted.setdefault(run_pk, []).append(task_pk)
         for run_pk, task_pks in wanted.items():
-            # Whole chunks only, for one statement of one length; the rest is read singly.
+            # One statement of one length: a last chunk worth it is filled up with a key that it has already.
+            rest = len(task_pks) % _CHUNK
+            if rest >= _WORTH_A_CHUNK:
+                task_pks.extend(task_pks[-1:] * (_CHUNK - rest))
             for first in range(0, len(task_pks) - _CHUNK + 1, _CHUNK):
                 chunk = task_pks[first : first + _CHUNK]
                 self._instances.update(dict.fromkeys([(run_pk, task_pk, rows.UNMAPPED) for task_pk in chunk]))
