@@ -150,7 +150,7 @@ class DAGValidationError(DagrelayError, ValueError):
     def __init__(self, dag_id: str, problems: Sequence[str]) -> None:
         """Take the DAG's id and every problem found."""
         self.dag_id = dag_id
-        self.problems = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(problems)
         count = len(self.problems)
         head = f"DAG {dag_id!r} has {count} problem{'' if count == 1 else 's'}:"
         shown = [f"  - {problem}" for problem in self.problems[:50]]
@@ -165,7 +165,7 @@ class DAGChangedError(DagrelayError, ValueError):
     def __init__(self, run_id: str, changes: Sequence[str]) -> None:
         """Take the run's id and every change that forbids it."""
         self.run_id = run_id
-        self.changes = tuple(changes)
+        self.changes: tuple[str, ...] = tuple(changes)
         listed = "; ".join(self.changes[:20])
         super().__init__(f"run {run_id!r} can't go on with this DAG: {listed}. Resume it with the DAG it was started with")
 
@@ -246,7 +246,7 @@ class XComNotFoundError(XComError, LookupError):
         self.task_id = task_id
         self.key = key
         self.state = state
-        self.near = tuple(near)
+        self.near: tuple[str, ...] = tuple(near)
         parts = [f"no XCom {key!r} of task {task_id!r} in run {run_id!r}"]
         parts.append(f" (the task is {state!s})" if state else " (the run has no such task)")
         if self.near:
@@ -263,7 +263,7 @@ class NotUpstreamError(XComError, LookupError):
         """Take the reader and the task it read from; `known` tells whether the DAG has it at all."""
         self.task_id = task_id
         self.upstream_id = upstream_id
-        self.near = tuple(near)
+        self.near: tuple[str, ...] = tuple(near)
         if known:
             text = (
                 f"task {task_id!r} can't pull from {upstream_id!r}, which is not upstream of it: add "
@@ -417,7 +417,7 @@ class RunNotFoundError(RunError, LookupError):
     def __init__(self, run_id: str, near: Sequence[str] = ()) -> None:
         """Take the run's id and near ones."""
         self.run_id = run_id
-        self.near = tuple(near)
+        self.near: tuple[str, ...] = tuple(near)
         hint = f"; did you mean {' or '.join(map(repr, self.near))}?" if self.near else ""
         super().__init__(f"no run {run_id!r} in this store{hint}")
 
@@ -429,7 +429,7 @@ class TaskNotFoundError(RunError, LookupError):
         """Take the DAG, the task's id and near ones."""
         self.dag_id = dag_id
         self.task_id = task_id
-        self.near = tuple(near)
+        self.near: tuple[str, ...] = tuple(near)
         hint = f"; did you mean {' or '.join(map(repr, self.near))}?" if self.near else ""
         super().__init__(f"DAG {dag_id!r} has no task {task_id!r}{hint}")
 
@@ -585,7 +585,7 @@ class RetryAfter(Exception):  # noqa: N818 - a signal, no error
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
             message = f"RetryAfter needs a finite number of seconds >= 0, not {seconds!r}"
             raise ValueError(message)
-        self.seconds = float(seconds)
+        self.seconds: float = float(seconds)
         super().__init__(self.seconds)
 
 

@@ -43,7 +43,7 @@ class Year:
     warmest: Day
 
 
-dag = DAG("weather", description="Four years of weather in Seattle, from a file to a report", tags=["example"])
+dag: DAG = DAG("weather", description="Four years of weather in Seattle, from a file to a report", tags=["example"])
 
 
 # A handler's parameter that is wired to nothing is a param of the run: `-p path=...` on the command line.

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from dagrelay.dag.plan import PlannedTask
     from dagrelay.model.policies import MissingPolicy
+    from dagrelay.model.records import InstanceKey
     from dagrelay.runtime.environment import Environment
     from dagrelay.runtime.timers import Timers
     from dagrelay.xcom.task_xcom import RunData
@@ -103,12 +104,12 @@ class Attempt:
         self.index = index
         self.number = number
         self.task: PlannedTask = run.data.plan.tasks[index]
-        self.instance = run.data.instances[index]
+        self.instance: InstanceKey = run.data.instances[index]
         self.cancel_reason: CancelReason | None = None
         self.scope: anyio.CancelScope | None = None
         self.on_cancel: Callable[[Attempt], None] | None = None
         self.error: BaseException | None = None
-        self.is_closed = False
+        self.is_closed: bool = False
         self._failures = failures
         self._interruptions = interruptions
         self._started_us = 0

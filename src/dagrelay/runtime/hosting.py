@@ -170,7 +170,6 @@ class Hosting:
             steps += 1
             if steps == _STEPS_BETWEEN_CHECKPOINTS:
                 steps = 0
-                self.wake()
                 await anyio.lowlevel.cancel_shielded_checkpoint()
         return True
 

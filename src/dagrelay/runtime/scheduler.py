@@ -123,7 +123,7 @@ class Scheduler:
         self.machine = machine
         self.ends = ends
         self.state: RunState = RunState.RUNNING
-        self.ended = anyio.Event()
+        self.ended: anyio.Event = anyio.Event()
         self.ended_us: int | None = None
         self.failure: BaseException | None = None
         """What stopped the run and is to be raised by whoever awaits it: a store's fault, or a KeyboardInterrupt."""

@@ -25,8 +25,8 @@ class Timer:
     def __init__(self, timers: Timers, action: Callable[[], None]) -> None:
         """Take what to call."""
         self._timers = timers
-        self.action = action
-        self.is_cancelled = False
+        self.action: Callable[[], None] = action
+        self.is_cancelled: bool = False
 
     def cancel(self) -> None:
         """Don't call it after all; harmless afterwards."""

@@ -59,7 +59,7 @@ class Refused:
 
     def __init__(self, reason: str) -> None:
         """Take the reason, to which the path will be added."""
-        self.reason = reason
+        self.reason: str = reason
 
 
 def check_exact(value: object, *, max_depth: int, max_bytes: float, what: str, setting: str) -> bool:

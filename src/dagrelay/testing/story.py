@@ -41,7 +41,7 @@ class Story:
     def __init__(self, run_id: str = "run", *, seq: int = 0) -> None:
         """Take the run's id and the last place in its timeline that is taken."""
         self.run_id = run_id
-        self.seq = seq
+        self.seq: int = seq
 
     @property
     def now_us(self) -> int:

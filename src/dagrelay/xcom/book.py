@@ -63,7 +63,7 @@ class RunBook:
     def __init__(self, account: RunAccount) -> None:
         """Open the page."""
         self.account = account
-        self.run_id = account.run_id
+        self.run_id: str = account.run_id
         self.reports: RunReports | None = None
         self.is_pipelined = False
         self.dag_id = ""

@@ -101,8 +101,8 @@ class Broker:
     def __init__(self, store: Store, limits: Limits) -> None:
         """Set up; `run` and `reader.run` must be started before anything is written or looked up."""
         self._store = store
-        self.cache = ValueCache(limits.cache_bytes)
-        self.reader = Reader(store, mailbox_capacity=limits.mailbox_capacity)
+        self.cache: ValueCache = ValueCache(limits.cache_bytes)
+        self.reader: Reader = Reader(store, mailbox_capacity=limits.mailbox_capacity)
         self._mailbox: Mailbox[Message] = Mailbox("broker", limits.mailbox_capacity)
         self._books = Books(store, limits.max_run_xcom_bytes)
         self._followers = Followers(limits.mailbox_capacity)
@@ -439,7 +439,8 @@ class Broker:
 
     def _report(self, lost: Lost) -> None:
         for book, outcomes in lost.items():
-            if book.reports is not None and book.failure is not None:
+            assert book.failure is not None
+            if book.reports is not None:
                 book.reports.store_failed(book.failure, outcomes)
 
     # --------------------------------------------------------------------------------------------------- accounting

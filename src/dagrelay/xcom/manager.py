@@ -240,6 +240,6 @@ async def upstream_values(store: Store, door: Door, run_id: str, upstream: Seque
     for start in range(0, len(upstream), _READ_CHUNK):
         rows = await store.entries(run_id, task_ids=upstream[start : start + _READ_CHUNK], with_values=True)
         for entry, stored in rows:
-            if stored is not None:
-                values[entry.task_id][entry.key] = door.decode(stored.serializer, stored.value)
+            assert stored is not None
+            values[entry.task_id][entry.key] = door.decode(stored.serializer, stored.value)
     return values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
@@ -76,7 +76,7 @@ def summary(events: Sequence[Event]) -> list[tuple[int, str]]:
 class StoreContract:
     """A store to be tested; each test gets a place of its own."""
 
-    pytestmark = pytest.mark.anyio
+    pytestmark: ClassVar[pytest.MarkDecorator] = pytest.mark.anyio
 
     def make_store(self, place: Path) -> Store:
         """Return an unopened store whose data belong to `place`: called again, one that finds what an earlier one left there."""
