@@ -57,6 +57,10 @@ class AttemptFacts(Protocol):
         ...
 
 
+def _instances(data: RunData) -> tuple[InstanceKey, ...]:
+    return tuple(InstanceKey(data.book.run_id, task_id, None) for task_id in data.plan.task_ids)
+
+
 @attrs.frozen(kw_only=True)
 class RunData:
     """What all attempts of one run share to reach its values."""
@@ -73,14 +77,10 @@ class RunData:
     """Values in and out."""
     states: Sequence[TaskState]
     """The tasks' states by topological index, as they change."""
-    instances: tuple[InstanceKey, ...] = attrs.field()
+    instances: tuple[InstanceKey, ...] = attrs.field(default=attrs.Factory(_instances, takes_self=True))
     """The tasks' instances by topological index."""
     thread_id: int = attrs.field(factory=threading.get_ident)
     """The thread of the runtime's loop."""
-
-    @instances.default
-    def _name_instances(self) -> tuple[InstanceKey, ...]:
-        return tuple(InstanceKey(self.book.run_id, task_id, None) for task_id in self.plan.task_ids)
 
     def not_found(self, index: int, key: str, *, near: Sequence[str] = (), hint: str = "") -> XComNotFoundError:
         """Return the error for a value that a task does not have."""
