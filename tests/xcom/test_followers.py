@@ -1,0 +1,178 @@
+"""Who follows a run live is told what the store tells afterwards, in the same order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dagrelay.actors.mailbox import MailboxClosed
+from dagrelay.errors import DagrelayError
+from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComDeleted
+from dagrelay.model.records import ErrorRecord
+from dagrelay.model.states import RunState, TaskState
+from dagrelay.stores.operations import DeleteRun
+from dagrelay.testing.story import Story
+from dagrelay.xcom.timeline import events_of
+from tests.xcom.desk import at_work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dagrelay.model.events import Event
+    from dagrelay.stores.base import Store
+    from dagrelay.stores.operations import Operation
+    from tests.xcom.desk import LiveRun
+
+
+def at(run: LiveRun) -> Story:
+    """Return a story that tells one operation, at the run's next place."""
+    return Story(run.book.run_id, seq=run.book.next_seq() - 1)
+
+
+async def test_the_live_timeline_is_the_stored_one(store: Store) -> None:
+    """Starts, pushes, outcomes with and without their start written, marks, deletions, the end."""
+    async with at_work(store) as desk:
+        run = await desk.enter(tasks="abcd")
+        mailbox = desk.broker.follow("run")
+        twin = desk.broker.follow("run")
+        run.start("a")
+        await run.push({"k": b"1", "l": b"22"})
+        assert run.broker.hand_in(run.book, run.outcome(values={"return_value": b"3"}), is_start_written=True)
+        run.finish("b", state=TaskState.UP_FOR_RETRY)
+        run.finish("b", 2, state=TaskState.FAILED, values={"m": b"1"})
+        run.broker.mark(run.book, at(run).mark("c", TaskState.UPSTREAM_FAILED, error=ErrorRecord(type="E", message="m")))
+        await run.push({"out": b"1"}, "d", slot=0)
+        assert await desk.broker.write(at(run).delete("d", "none"), run.book) == 0
+        assert await desk.broker.write(at(run).delete("a", "k"), run.book) == 1
+        await run.end(RunState.FAILED)
+
+        told = mailbox.drain_nowait(100)
+        events = await store.events("run", after_seq=1)
+        # What was deleted is no longer listed as pushed; all else is.
+        assert [event for event in told if getattr(event, "key", "") != "k" or isinstance(event, XComDeleted)] == events
+        assert twin.drain_nowait(100) == told
+        for ended in (mailbox, twin):
+            with pytest.raises(MailboxClosed):
+                await ended.drain(1)
+            desk.broker.unfollow("run", ended)
+
+
+async def test_live_events_come_in_order_of_their_places(memory: Store) -> None:
+    """One after another, so that who has read the store up to a place can go on from there."""
+    async with at_work(memory) as desk:
+        run = await desk.enter()
+        mailbox = desk.broker.follow("run")
+        for number in range(20):
+            run.finish(f"t{number}", values={"x": b"1", "y": b"1"})
+        await desk.broker.barrier()
+        seqs = [event.seq for event in mailbox.drain_nowait(1000)]
+        assert seqs == sorted(set(seqs))
+        assert len(seqs) == 80
+
+
+async def test_a_follower_who_stays_does_no_harm(memory: Store) -> None:
+    """After the run's end nothing more is put into its mailbox, and the broker lives on."""
+    async with at_work(memory) as desk:
+        run = await desk.enter()
+        mailbox = desk.broker.follow("run")
+        await run.end()
+        await desk.manager.push("run", "a", "k", 1)
+        await desk.manager.delete("run", "a", "k")
+        assert [type(event) for event in mailbox.drain_nowait(10)] == [RunFinished]
+        assert await desk.broker.write(DeleteRun(run_id="run", at_us=1)) == 1
+        assert desk.deaths == []
+
+
+async def test_following_ends_where_it_is_ended(memory: Store) -> None:
+    """Other followers, and other runs', get what they would."""
+    async with at_work(memory) as desk:
+        await desk.enter()
+        one, two, other = desk.broker.follow("run"), desk.broker.follow("run"), desk.broker.follow("other")
+        await desk.manager.push("run", "a", "k", 1)
+        assert [len(each) for each in (one, two, other)] == [1, 1, 0]
+        desk.broker.unfollow("run", one)
+        desk.broker.unfollow("run", one)
+        await desk.manager.push("run", "a", "k", 1)
+        assert [len(each) for each in (one, two, other)] == [0, 2, 0]
+        assert one.is_closed
+        desk.broker.unfollow("run", two)
+        desk.broker.unfollow("run", two)
+        await desk.manager.push("run", "a", "k", 1)
+        assert [len(each) for each in (one, two, other)] == [0, 0, 0]
+
+
+async def test_a_refused_operation_is_no_event(memory: Store) -> None:
+    """Only what was committed is told."""
+    async with at_work(memory) as desk:
+        run = await desk.enter()
+        mailbox = desk.broker.follow("run")
+        run.finish(values={"return_value": b"1"})
+        with pytest.raises(DagrelayError):
+            await run.push({"return_value": b"2"}, slot=0)
+        assert [type(event).__name__ for event in mailbox.drain_nowait(10)] == [
+            "TaskStateChanged",
+            "XComPushed",
+            "TaskStateChanged",
+        ]
+
+
+# --------------------------------------------------------------------------------------------------------- timeline
+
+
+def told(operation: Operation, *, count: int = 1, with_start: bool = False) -> list[Event]:
+    """Return the events of one operation."""
+    return list(events_of(operation, dag_id="dag", count=count, with_start=with_start))
+
+
+NEWS: dict[str, Callable[[Story], Operation]] = {
+    "start": lambda story: story.start("a"),
+    "finish": lambda story: story.finish("a", state=TaskState.FAILED, error=ErrorRecord(type="E", message="m")),
+    "mark": lambda story: story.mark("a", TaskState.SKIPPED),
+    "put": lambda story: story.put("a", {"k": b"1", "l": b"22"}, map_index=3),
+    "delete": lambda story: story.delete("b"),
+    "delete nothing": lambda story: story.delete("b", "none"),
+    "delete a slot": lambda story: story.delete("b", "k", slots=(0,)),
+    "end": lambda story: story.end(RunState.CANCELLED),
+}
+
+
+@pytest.mark.parametrize("kind", NEWS)
+async def test_every_operation_is_told_as_the_store_tells_it(memory: Store, kind: str) -> None:
+    """Whatever is news of a run that has a value already."""
+    story = Story("run")
+    await memory.apply([story.create("a", "b"), story.put("b", {"k": b"1"})])
+    after = story.seq
+    operation = NEWS[kind](story)
+    (count,) = await memory.apply([operation])
+    assert isinstance(count, int)
+    assert told(operation, count=count, with_start=kind == "finish") == await memory.events("run", after_seq=after)
+
+
+def test_beginnings_are_told() -> None:
+    """A new run and one taken up again, with the tasks that will run again."""
+    story = Story("run")
+    create = story.create("a")
+    (started,) = told(create)
+    assert isinstance(started, RunStarted)
+    assert (started.dag_id, started.seq) == ("dag", create.seq)
+    reopen = story.reopen(story.key("a"), story.key("b"))
+    again, *cleared = told(reopen)
+    assert isinstance(again, RunStarted)
+    assert [event.seq for event in cleared] == [reopen.seq + 1, reopen.seq + 2]
+    assert all(isinstance(event, TaskStateChanged) and event.state is TaskState.PENDING for event in cleared)
+
+
+def test_deletions_of_runs_are_no_news_of_the_run() -> None:
+    """There is nobody left to tell."""
+    story = Story("run")
+    assert told(story.delete_run()) == []
+    assert told(story.prune(1)) == []
+
+
+def test_an_outcome_tells_of_its_start_if_nothing_else_did() -> None:
+    """In order of places."""
+    story = Story("run")
+    outcome = story.finish("a", values={})
+    assert [event.seq for event in told(outcome)] == [outcome.seq]
+    assert [event.seq for event in told(outcome, with_start=True)] == [outcome.start_seq, outcome.seq]
