@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import attrs
 import pytest
-from tests.runtime.probes import AT_ONCE, Probe, chain_of
 
 from dagrelay import (
     DAG,
     RunFinished,
     RunNotFoundError,
     RunStarted,
-    Runtime,
     RunState,
     RunStateError,
+    Runtime,
     TaskContext,
     TaskState,
     TaskStateChanged,
@@ -26,6 +25,7 @@ from dagrelay import (
     XComPushed,
 )
 from dagrelay.runtime.environment import Environment
+from tests.runtime.probes import AT_ONCE, Probe, chain_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -239,7 +239,7 @@ async def test_the_timeline_goes_on_over_resume_and_retry(open_store: Callable[[
     async with Runtime(open_store()) as runtime:
         await runtime.resume("r", dag)
         await runtime.retry("r", "b", dag)
-        rows = [row for row in shown(await timeline(runtime)) if row[0] not in {"push"}]
+        rows = [row for row in shown(await timeline(runtime)) if row[0] != "push"]
     assert rows == [
         ("started", "chain"),
         ("a", 1, "running"),

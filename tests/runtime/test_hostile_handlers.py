@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import anyio
 import pytest
 import sniffio
-from tests.runtime.probes import AT_ONCE, Probe, agree
 
-from dagrelay import DAG, RunFailedError, Runtime, RunState, TaskContext, TaskState
+from dagrelay import DAG, RunFailedError, RunState, Runtime, TaskContext, TaskState
+from tests.runtime.probes import AT_ONCE, Probe, agree
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 import sniffio
-from tests.runtime.probes import Probe, agree, chain_of
 
 from dagrelay import (
     DAG,
     Limits,
     RunCancelledError,
     RunFailedError,
+    RunState,
     Runtime,
     RuntimeClosedError,
-    RunState,
     TaskContext,
     TaskState,
 )
+from tests.runtime.probes import Probe, agree, chain_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,12 +127,15 @@ async def test_an_exception_of_the_body_interrupts_and_propagates_as_it_is(open_
     """Neither wrapped in a group nor replaced."""
     probe = Probe()
     dag = chain_of(probe, "a", "b", held="a")
-    with anyio.fail_after(5):
-        with pytest.raises(LookupError) as raised:
-            async with Runtime(open_store()) as runtime:
-                await runtime.start(dag, run_id="r")
-                await probe.reach("a")
-                raise LookupError("of the body")
+
+    async def use() -> None:
+        async with Runtime(open_store()) as runtime:
+            await runtime.start(dag, run_id="r")
+            await probe.reach("a")
+            raise LookupError("of the body")
+
+    with anyio.fail_after(5), pytest.raises(LookupError) as raised:
+        await use()
     assert type(raised.value) is LookupError
     assert raised.value.__cause__ is None
     async with Runtime(open_store()) as runtime:
@@ -252,12 +255,11 @@ async def test_a_cancel_wins_over_an_interruption(open_store: Callable[[], Store
             await_cancel.append(True)
 
     await_cancel = list[bool]()
-    async with anyio.create_task_group() as tasks:
-        async with Runtime(open_store(), on_exit="interrupt") as runtime:
-            handle = await runtime.start(dag, run_id="r")
-            await probe.reach("task")
-            tasks.start_soon(handle.cancel)
-            await anyio.wait_all_tasks_blocked()
+    async with anyio.create_task_group() as tasks, Runtime(open_store(), on_exit="interrupt") as runtime:
+        handle = await runtime.start(dag, run_id="r")
+        await probe.reach("task")
+        tasks.start_soon(handle.cancel)
+        await anyio.wait_all_tasks_blocked()
     async with Runtime(open_store()) as runtime:
         assert (await runtime.get_run("r")).state is RunState.CANCELLED
         assert await states_of(runtime) == {"task": "cancelled"}

@@ -74,7 +74,8 @@ async def end_badly(runtime: Runtime, ctx: TaskContext, way: str) -> Any:
         case "size error on a 3rd push":
             await ctx.xcom.push("three", "x" * 300)
         case _:
-            return object()
+            pass
+    return object()
 
 
 def isolation_dag(runtime: Runtime, way: str, probe: Probe, *, heals: bool) -> DAG:
@@ -93,10 +94,10 @@ def isolation_dag(runtime: Runtime, way: str, probe: Probe, *, heals: bool) -> D
             return "good"
         return await end_badly(runtime, ctx, way)
 
-    @dag.task(trigger_rule=TriggerRule.ALL_DONE)
+    @dag.task(trigger_rule=TriggerRule.ALL_DONE, bind={"returned": source.output_or("nothing")})
     async def reader(
         ctx: TaskContext,
-        returned: Any = source.output_or("nothing"),
+        returned: Any,
         text: str = template('{{ xcom.source.one | default("-") }} {{ xcom.source.two | default("-") }}'),
     ) -> dict[str, Any]:
         return {

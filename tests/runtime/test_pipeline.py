@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import anyio.from_thread
 import pytest
 
 from dagrelay import (
@@ -132,10 +134,6 @@ async def test_a_skipped_upstream_gives_the_default_of_output_or(open_store: Cal
 
 async def test_sync_handlers_run_in_threads_and_push(open_store: Callable[[], Store]) -> None:
     """A plain function reaches ctx.xcom through anyio.from_thread."""
-    import threading
-
-    import anyio.from_thread
-
     dag = DAG("sync")
     loop_thread = threading.get_ident()
 

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from tests.runtime.probes import Probe, agree, chain_of, retried
 
 from dagrelay import (
     DAG,
     DAGChangedError,
     RunFailedError,
-    Runtime,
     RunState,
     RunStateError,
+    Runtime,
     Skip,
     TaskContext,
     TaskNotFoundError,
@@ -23,6 +22,7 @@ from dagrelay import (
     XComConflictError,
     XComNotFoundError,
 )
+from tests.runtime.probes import Probe, agree, chain_of, retried
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -315,7 +315,7 @@ async def test_what_was_pushed_from_outside_survives_a_retry(open_store: Callabl
 
     @dag.task
     async def task(ctx: TaskContext) -> str:
-        hint = await ctx.xcom.pull_own("hint", default="none")
+        hint: str = await ctx.xcom.pull_own("hint", default="none")
         if ctx.attempt == 2:
             await probe.hold("second")
         return hint

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from tests.runtime.probes import Probe, agree, chain_of
 
 from dagrelay import (
     DAG,
@@ -17,12 +16,13 @@ from dagrelay import (
     RunIdConflictError,
     RunInterruptedError,
     RunNotFoundError,
+    RunState,
     Runtime,
     RuntimeClosedError,
-    RunState,
     SqliteStore,
     StoreReadOnlyError,
 )
+from tests.runtime.probes import Probe, agree, chain_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,10 +190,9 @@ async def test_two_calls_at_once_with_one_id_are_one_run(open_store: Callable[[]
     async def call() -> None:
         results.append(await runtime.run(dag, run_id="r"))
 
-    async with Runtime(open_store()) as runtime:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(10):
-                tasks.start_soon(call)
+    async with Runtime(open_store()) as runtime, anyio.create_task_group() as tasks:
+        for _ in range(10):
+            tasks.start_soon(call)
     assert [result["b"] for result in results] == ["ab"] * 10
     assert probe.notes == ["a", "b"]
 
@@ -349,11 +348,10 @@ async def test_a_handle_kept_beyond_its_runtime_tells_how_its_run_stopped(open_s
         except RunInterruptedError as error:
             told.append(error)
 
-    async with anyio.create_task_group() as tasks:
-        async with Runtime(open_store(), on_exit="interrupt") as runtime:
-            tasks.start_soon(wait, await runtime.start(dag, run_id="r"))
-            await probe.reach("a")
-            await anyio.wait_all_tasks_blocked()
+    async with anyio.create_task_group() as tasks, Runtime(open_store(), on_exit="interrupt") as runtime:
+        tasks.start_soon(wait, await runtime.start(dag, run_id="r"))
+        await probe.reach("a")
+        await anyio.wait_all_tasks_blocked()
     assert [str(error) for error in told] == [
         "run 'r' was interrupted (its runtime was left); runtime.resume() takes it up again"
     ]

@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from tests.runtime.probes import Probe, agree
 
 from dagrelay import (
     DAG,
     DAGValidationError,
     MissingPolicy,
     RunFailedError,
-    Runtime,
     RunState,
+    Runtime,
     Skip,
     TaskContext,
     TriggerRule,
     literal,
     template,
 )
+from tests.runtime.probes import Probe, agree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,10 +139,9 @@ async def test_the_runtimes_max_concurrency_holds_over_all_runs(open_store: Call
     dag, gauge = DAG("d"), Gauge()
     for number in range(12):
         dag.add(gauge.pass_through, id=f"t{number}")
-    async with Runtime(open_store(), max_concurrency=3) as runtime:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(3):
-                tasks.start_soon(runtime.run, dag)
+    async with Runtime(open_store(), max_concurrency=3) as runtime, anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(runtime.run, dag)
     assert gauge.highest == 3
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from dagrelay import (
@@ -222,7 +222,8 @@ async def test_tasks_can_push_and_pull_arbitrary_serializable_values(open_store:
     async def use(ctx: TaskContext, point: Point = make.output) -> bool:
         assert point == Point(1, 2.5) == await ctx.xcom.pull(make)
         assert await ctx.xcom.pull("make") == {"x": 1, "y": 2.5}
-        return await ctx.xcom.pull("make", "nested") == {"a": [1, {"b": None}]}
+        assert await ctx.xcom.pull("make", "nested") == {"a": [1, {"b": None}]}
+        return True
 
     async with Runtime(open_store()) as runtime:
         assert (await runtime.run(dag))[use] is True
@@ -243,7 +244,8 @@ async def test_xcom_values_persist_across_process_restarts(tmp_path: Path) -> No
                 await runtime.run(dag, run_id="r")
         anyio.run(main)
     """)
-    subprocess.run([sys.executable, "-c", program, str(path)], check=True, timeout=15)
+    with anyio.fail_after(15):
+        await anyio.run_process([sys.executable, "-c", program, str(path)])
     async with Runtime(SqliteStore(path)) as runtime:
         assert await runtime.xcom.pull("r", "t") == {"n": 42}
 

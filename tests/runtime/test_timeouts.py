@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import TYPE_CHECKING
 
 import anyio
-import pytest
+
+from dagrelay import DAG, RunState, Runtime, TaskContext, TaskState, TaskTimeoutError
 from tests.runtime.probes import AT_ONCE, Probe, agree, time_is_up
 
-from dagrelay import DAG, Runtime, RunState, TaskContext, TaskState, TaskTimeoutError
-
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Callable
+
+    import pytest
 
     from dagrelay import Store
 

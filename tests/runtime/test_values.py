@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import sqlite3
-from dataclasses import dataclass
-from decimal import Decimal
-from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
-import anyio
-import attrs
 import pytest
-from tests.runtime.probes import Probe
 
 from dagrelay import (
     DAG,
@@ -31,12 +22,12 @@ from dagrelay import (
     XComNotFoundError,
     XComSerializationError,
     XComTooLargeError,
-    XComTypeError,
-    template,
 )
+from tests.runtime.probes import Probe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from dagrelay import Durability, Store, XComEntry
 
@@ -158,78 +149,6 @@ async def test_shapes_are_decided_by_argument_types(open_store: Callable[[], Sto
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------- 4: snapshots
-
-
-async def test_a_push_is_a_snapshot_and_every_puller_gets_a_copy(open_store: Callable[[], Store], durability: Durability) -> None:
-    """Whatever is mutated afterwards, pushed or pulled, nobody else sees it."""
-    dag = DAG("d")
-
-    @dag.task
-    async def source(ctx: TaskContext) -> list[int]:
-        pushed = {"rows": [1]}
-        async with anyio.create_task_group() as tasks:
-
-            async def push() -> None:
-                is_called.set()
-                await ctx.xcom.push("k", pushed)
-
-            is_called = anyio.Event()
-            tasks.start_soon(push)
-            await is_called.wait()
-            pushed["rows"].append(2)
-        returned.append(7)
-        return returned
-
-    @dag.task
-    async def vandal(ctx: TaskContext, rows: list[int] = source.output, again: Any = source.output) -> bool:
-        rows.append(8)
-        again.append(9)
-        mine = await ctx.xcom.pull("source", "k")
-        mine["rows"].append(3)
-        return True
-
-    @dag.task(depends_on=vandal)
-    async def reader(ctx: TaskContext, rows: list[int] = source.output) -> list[Any]:
-        return [rows, await ctx.xcom.pull("source"), await ctx.xcom.pull("source", "k")]
-
-    returned = list[int]()
-    async with Runtime(open_store(), durability=durability) as runtime:
-        result = await runtime.run(dag)
-        returned.append(100)
-        assert result[reader] == [[7], [7], {"rows": [1]}]
-        result[reader].append("mine")
-        assert len(result[reader]) == 3
-
-
-async def test_params_are_nobodys_to_change(open_store: Callable[[], Store]) -> None:
-    """What one handler does to them, or the caller after the start, reaches no other."""
-    dag = DAG("d", params={"rows": [0]})
-
-    @dag.task(config={"rows": "{{ params.rows }}"})
-    async def vandal(ctx: TaskContext, rows: Any, given: Any, text: list[Any] = template("{{ params.rows }}")) -> None:
-        ctx.config["rows"].append("c")
-        text.append("t")
-        rows.append("v")
-        given["x"].append("v")
-        ctx.params["rows"].append("w")
-        with pytest.raises(TypeError):
-            ctx.params["new"] = 1  # type: ignore[index]
-
-    @dag.task(depends_on=vandal, config={"rows": "{{ params.rows }}"})
-    async def reader(ctx: TaskContext, rows: Any, given: Any) -> list[Any]:
-        assert ctx.config == {"rows": [0]}
-        return [rows, given, dict(ctx.params)]
-
-    given = {"x": [1]}
-    async with Runtime(open_store()) as runtime:
-        handle = await runtime.start(dag, params={"given": given})
-        given["x"].append(2)
-        result = await handle.result()
-        assert result[reader] == [[0], {"x": [1]}, {"rows": [0], "given": {"x": [1]}}]
-        assert result.params == {"rows": [0], "given": {"x": [1]}}
-
-
 # ------------------------------------------------------------------------------------------------------ 5: write-through
 
 
@@ -330,72 +249,6 @@ async def test_many_at_once_stay_within_the_budget(open_store: Callable[[], Stor
 
 
 # ----------------------------------------------------------------------------------------------------- 10: exact or refused
-
-
-class Colour(Enum):
-    """An Enum."""
-
-    RED = "red"
-
-
-@attrs.frozen
-class Inner:
-    """An attrs class."""
-
-    at: dt.datetime
-    by_number: dict[int, str]
-
-
-@dataclass
-class Everything:
-    """What JSON does not know."""
-
-    inner: Inner
-    when: dt.date
-    took: dt.timedelta
-    id: UUID
-    price: Decimal
-    colour: Colour
-    path: Path
-    raw: bytes
-    tags: set[str]
-
-
-EVERYTHING = Everything(
-    inner=Inner(at=dt.datetime(2030, 1, 1, tzinfo=dt.UTC), by_number={1: "one"}),
-    when=dt.date(2030, 1, 1),
-    took=dt.timedelta(seconds=1.5),
-    id=UUID(int=5),
-    price=Decimal("1.10"),
-    colour=Colour.RED,
-    path=Path("/a/b"),
-    raw=b"\x00\xff",
-    tags={"a"},
-)
-
-
-async def test_typed_values_come_back_as_they_were(open_store: Callable[[], Store]) -> None:
-    """Through an annotation, a Task, `as_type`, and from the result."""
-    dag = DAG("d")
-
-    @dag.task
-    async def make() -> Everything:
-        return EVERYTHING
-
-    @dag.task
-    async def use(ctx: TaskContext, value: Everything = make.output) -> Everything:
-        assert value == EVERYTHING
-        assert await ctx.xcom.pull(make) == EVERYTHING
-        assert await ctx.xcom.pull("make", as_type=Everything) == EVERYTHING
-        assert isinstance(await ctx.xcom.pull("make"), dict)
-        with pytest.raises(XComTypeError, match=r"@ \$"):
-            await ctx.xcom.pull("make", as_type=Inner)
-        return value
-
-    async with Runtime(open_store()) as runtime:
-        result = await runtime.run(dag)
-        assert result[use] == EVERYTHING
-        assert await result.pull(make) == EVERYTHING
 
 
 @pytest.mark.parametrize(

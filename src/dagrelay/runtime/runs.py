@@ -18,7 +18,7 @@ from dagrelay.runtime.leftovers import cancel_stored
 from dagrelay.runtime.result import RunResult, conclude, result_of_image, result_of_scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
 
     from dagrelay.dag.definition import DAG
     from dagrelay.dag.plan import Plan
@@ -63,14 +63,12 @@ class Runs:
         given = complete_params(plan, params or {})
         if run_id is None:
             fresh = services.environment.new_run_id()
-            with anyio.CancelScope(shield=True):  # A run recorded by halves would stand there as running.
-                return self._enter(await create(services, plan, given, run_id=fresh, is_new=True))
+            return await self._record(create(services, plan, given, run_id=fresh, is_new=True))
         run_id = check_run_id(run_id)
         async with self._lock:  # Two calls with one id must not both find nothing.
             stored = await services.store.find_run(run_id)
             if stored is None:
-                with anyio.CancelScope(shield=True):
-                    return self._enter(await create(services, plan, given, run_id=run_id, is_new=False))
+                return await self._record(create(services, plan, given, run_id=run_id, is_new=False))
             check_same_run(stored, run_id, plan.dag_id, services.door.params(given))
             live = self._live.get(run_id)
             if live is not None:
@@ -109,8 +107,15 @@ class Runs:
         image = await self._services.store.load_run(run_id)
         if image is None:
             raise await unknown_run(self._services.store, run_id)
+        return await self._record(reopen(self._services, plan, image, clear_from=clear_from))
+
+    async def _record(self, recording: Awaitable[Scheduler]) -> Launch:
+        """Have a run recorded whole; by halves it would stand there as running, with nobody running it."""
+        scheduler: Scheduler | None = None
         with anyio.CancelScope(shield=True):
-            return self._enter(await reopen(self._services, plan, image, clear_from=clear_from))
+            scheduler = await recording
+        assert scheduler is not None
+        return self._enter(scheduler)
 
     def _check_accepting(self) -> None:
         if self._is_closing:

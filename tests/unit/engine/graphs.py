@@ -30,7 +30,5 @@ def draw(edges: str, rules: Mapping[str, TriggerRule] | None = None) -> Plan:
             upstream[target].extend(source.split())
     dag = DAG("drawn")
     for task_id, sources in upstream.items():
-        dag.add(
-            nothing, id=task_id, depends_on=sources, trigger_rule=(rules or {}).get(task_id, TriggerRule.ALL_SUCCESS)
-        )
+        dag.add(nothing, id=task_id, depends_on=sources, trigger_rule=(rules or {}).get(task_id, TriggerRule.ALL_SUCCESS))
     return dag.plan()

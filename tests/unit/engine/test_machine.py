@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.engine.graphs import draw
 
 from dagrelay.engine.machine import (
     AttemptEnded,
@@ -23,6 +22,7 @@ from dagrelay.engine.machine import (
 )
 from dagrelay.errors import InvalidTransitionError
 from dagrelay.model.states import RunState, TaskState, TriggerRule
+from tests.unit.engine.graphs import draw
 
 if TYPE_CHECKING:
     from dagrelay.dag.plan import Plan
