@@ -104,14 +104,17 @@ async def house(slots: int = 4, *, grace_s: float = 100) -> AsyncGenerator[House
     timers = Timers()
     hosting = Hosting(admission, timers, grace_s=grace_s)
     admission.enter("run", None)
+    is_whole = False
     async with anyio.create_task_group() as task_group:
         hosting.open(task_group)
         task_group.start_soon(timers.run)
         try:
             yield House(hosting, admission, timers)
+            is_whole = True
         finally:
             hosting.close()
             timers.close()
+    assert is_whole, "the task group was cancelled, and the test with it"
     assert hosting.statistics().hosts == hosting.statistics().idle == 0
     assert admission.statistics().running == admission.statistics().queued == 0
 

@@ -196,16 +196,19 @@ async def at_work(
         except Exception as error:  # noqa: BLE001 - a supervisor takes it, whatever it is
             deaths.append(error)
 
+    is_whole = False
     async with anyio.create_task_group() as task_group:
         task_group.start_soon(serve)
         task_group.start_soon(broker.reader.run)
         try:
             yield Desk(faulty, broker, door, manager, task_group, deaths)
+            is_whole = True
         finally:
             faulty.writes.open()
             faulty.reads.open()
             broker.close()
             broker.reader.close()
+    assert is_whole, "the task group was cancelled, and the test with it"
 
 
 __all__ = ("OUTSIDE", "Desk", "LiveRun", "Reports", "at_work", "draft")

@@ -6,7 +6,7 @@ import pytest
 
 from dagrelay.model.records import InstanceKey
 from dagrelay.stores.operations import NewEntry
-from dagrelay.xcom.cache import EntryKey, Resident, ValueCache
+from dagrelay.xcom.cache import Resident, ValueCache
 
 A = InstanceKey("run", "a", None)
 OVERHEAD = 200
@@ -17,9 +17,9 @@ def entry(value: bytes, key: str = "k", serializer: str = "json") -> NewEntry:
     return NewEntry(key=key, value=value, serializer=serializer, created_us=1, seq=1)
 
 
-def name(key: str = "k", slot: int = 1, instance: InstanceKey = A) -> EntryKey:
+def name(key: str = "k", slot: int = 1, instance: InstanceKey = A) -> tuple[InstanceKey, int, str]:
     """Return the name of an entry."""
-    return EntryKey(instance, slot, key)
+    return (instance, slot, key)
 
 
 def commit(cache: ValueCache, value: bytes, key: str = "k", slot: int = 1, instance: InstanceKey = A) -> None:
