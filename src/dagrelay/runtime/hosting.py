@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.lowlevel
@@ -135,7 +135,8 @@ class Hosting:
             try:
                 await anyio.lowlevel.cancel_shielded_checkpoint()  # An eager task would run inside whoever spawned it.
                 self._is_one_coming = False
-                while await self._carry_in_one_scope():
+                task = asyncio.current_task() if self._on_asyncio else None
+                while await self._carry_in_one_scope(task):
                     pass
             except anyio.get_cancelled_exc_class():  # noqa: ASYNC103 - it is none of a scope's: that is what the shield is for
                 self._is_one_coming = False  # Cancelled while it rested: only this host ends, and another looks for work.
@@ -143,23 +144,23 @@ class Hosting:
                 self._hosts -= 1
                 self.wake()
 
-    async def _carry_in_one_scope(self) -> bool:
+    async def _carry_in_one_scope(self, task: asyncio.Task[Any] | None) -> bool:
         """Carry attempts until one is cancelled; return False if this host ends.
 
         The scope serves many attempts and is entered anew only after it was used: one each is a tenth of a task's cost.
         """
         is_alive = True
         with anyio.CancelScope() as scope:
-            is_alive = await self._carry_until_cancelled(scope)
-        if not self._is_spoilt():
+            is_alive = await self._carry_until_cancelled(scope, task)
+        if not _is_spoilt(task):
             return is_alive
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(0)  # A cancellation not delivered yet comes out here, and not out of the task.
         return False
 
-    async def _carry_until_cancelled(self, scope: anyio.CancelScope) -> bool:
+    async def _carry_until_cancelled(self, scope: anyio.CancelScope, task: asyncio.Task[Any] | None) -> bool:
         steps = 0
-        while not scope.cancel_called and not self._is_spoilt():
+        while not scope.cancel_called and not _is_spoilt(task):
             job = self._admission.take()
             if job is None:
                 steps = 0
@@ -203,11 +204,6 @@ class Hosting:
             self._admission.release(job.owner)
             job.on_end(attempt, is_taken)
 
-    def _is_spoilt(self) -> bool:
-        """Tell whether this host's asyncio task was cancelled by others: a handler its own, or the loop all at its end."""
-        task = asyncio.current_task() if self._on_asyncio else None
-        return task is not None and task.cancelling() > 0
-
     def statistics(self) -> HostingStatistics:
         """Return the hosts."""
         return HostingStatistics(hosts=self._hosts, idle=len(self._idle))
@@ -219,3 +215,8 @@ def _runs_on_asyncio() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _is_spoilt(task: asyncio.Task[Any] | None) -> bool:
+    """Tell whether a host's asyncio task was cancelled by others: a handler its own, or the loop all at its end."""
+    return task is not None and task.cancelling() > 0

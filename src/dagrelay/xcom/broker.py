@@ -38,7 +38,7 @@ from dagrelay.stores.operations import (
 )
 from dagrelay.xcom.batch import MAX_BATCH_OPERATIONS, Barrier, Message, Request, entries_of, split
 from dagrelay.xcom.books import Books
-from dagrelay.xcom.cache import EntryKey, Resident, ValueCache
+from dagrelay.xcom.cache import Resident, ValueCache
 from dagrelay.xcom.door import placed
 from dagrelay.xcom.followers import Followers
 from dagrelay.xcom.reading import Reader
@@ -276,7 +276,7 @@ class Broker:
         Only the first slot can be judged from memory: that a value is not at hand does not say that there is none. Where `slots`
         is None, only the store can tell.
         """
-        return self.cache.get(EntryKey(instance, slots[0], key)) if slots else None
+        return self.cache.get((instance, slots[0], key)) if slots else None
 
     async def find(self, wanted: Sequence[Lookup]) -> list[Resident | None]:
         """Return the values wanted, in order, None where there is none: from memory, and what misses by one read.
@@ -288,19 +288,19 @@ class Broker:
         if not places:
             return found
         missing = [wanted[place] for place in places]
-        with self.cache.reading(EntryKey(look.instance, look.slots[0], look.key) for look in missing if look.slots) as keep:
+        with self.cache.reading((look.instance, look.slots[0], look.key) for look in missing if look.slots) as keep:
             stored = await self.reader.lookup(missing)
             for place, look, entry in zip(places, missing, stored, strict=True):
                 value = None if entry is None else Resident(entry.value, entry.serializer)
                 found[place] = self._overlaid(look, None if entry is None else entry.slot) or value
                 if entry is not None and value is not None:
-                    keep(EntryKey(look.instance, entry.slot, look.key), value)
+                    keep((look.instance, entry.slot, look.key), value)
         return found
 
     def _overlaid(self, look: Lookup, found_slot: int | None) -> Resident | None:
         """Return a value that awaits its commit and stands under a slot before, or equal to, the stored one's."""
         for slot in look.slots or ():
-            value = self.cache.pending(EntryKey(look.instance, slot, look.key))
+            value = self.cache.pending((look.instance, slot, look.key))
             if value is not None:
                 return value
             if slot == found_slot:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import attrs
 
@@ -24,12 +24,8 @@ _ENTRY_OVERHEAD = 200
 """Bytes that the key and the books of one cached value cost, roughly."""
 
 
-class EntryKey(NamedTuple):
-    """What names one stored entry."""
-
-    instance: InstanceKey
-    slot: int
-    key: str
+EntryKey: TypeAlias = "tuple[InstanceKey, int, str]"
+"""What names one stored entry: whose it is, its slot, its key. A bare tuple, as five are made for each task."""
 
 
 class Resident(NamedTuple):
@@ -76,13 +72,15 @@ class ValueCache:
 
     def get(self, key: EntryKey) -> Resident | None:
         """Return a value at hand."""
-        found = self.pending(key)
+        entry = self._overlay.get(key)
+        if entry is not None:
+            self._hits += 1
+            return Resident(entry.value, entry.serializer)
+        found = self._committed.get(key)
         if found is None:
-            found = self._committed.get(key)
-            if found is None:
-                self._misses += 1
-                return None
-            self._committed.move_to_end(key)
+            self._misses += 1
+            return None
+        self._committed.move_to_end(key)
         self._hits += 1
         return found
 
@@ -95,11 +93,11 @@ class ValueCache:
 
     def accept(self, instance: InstanceKey, slot: int, entry: NewEntry) -> None:
         """Hold a value until its commit is over."""
-        self._overlay[EntryKey(instance, slot, entry.key)] = entry
+        self._overlay[instance, slot, entry.key] = entry
 
     def commit(self, instance: InstanceKey, slot: int, entry: NewEntry) -> None:
         """Move a value from the overlay to the cache, unless a later push has overlaid it."""
-        key = EntryKey(instance, slot, entry.key)
+        key = (instance, slot, entry.key)
         self._outdate(key)
         if self._overlay.get(key) is entry:
             del self._overlay[key]
@@ -109,19 +107,19 @@ class ValueCache:
 
     def drop(self, instance: InstanceKey, slot: int, entry: NewEntry) -> None:
         """Forget a value whose commit failed."""
-        key = EntryKey(instance, slot, entry.key)
+        key = (instance, slot, entry.key)
         if self._overlay.get(key) is entry:
             del self._overlay[key]
 
     def forget_task(self, run_id: str, task_id: str, key: str | None) -> None:
         """Forget the committed values of a task (of one key, or all) after a deletion; O(cached values), and rare."""
         self._forget_all(
-            lambda known: known.instance[:2] == (run_id, task_id) and (key is None or known.key == key),
+            lambda known: known[0][:2] == (run_id, task_id) and (key is None or known[2] == key),
         )
 
     def forget_run(self, run_id: str) -> None:
         """Forget the committed values of a run; O(cached values), and rare."""
-        self._forget_all(lambda known: known.instance.run_id == run_id)
+        self._forget_all(lambda known: known[0].run_id == run_id)
 
     def _forget_all(self, is_meant: Callable[[EntryKey], bool]) -> None:
         for key in [key for key in self._committed if is_meant(key)]:

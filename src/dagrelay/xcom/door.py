@@ -75,7 +75,8 @@ class Door:
         """
         if key != RETURN_VALUE:
             key = check_key(key)
-        chosen = self._registry.get(options.serializer or serializer or self._registry.default.name)
+        name = options.serializer or serializer
+        chosen = self._registry.default if name is None else self._registry.get(name)
         limit = self._limits.max_xcom_bytes if options.max_bytes is None else options.max_bytes
         if len(options.description) > self._limits.max_description_chars:
             raise XComTooLargeError(
