@@ -1,4 +1,4 @@
-"""A bounded mailbox: messages go in without waiting and come out as a drain of all that is there.
+"""A bounded mailbox: an anyio memory channel into which messages go without waiting, and out of which come all that are there.
 
 An awaited send and a reply stream for each call cost several times as much, by measurement; so senders post without waiting, the
 actor takes messages in batches, and a reply is a one-shot future. What is waited for is an event and never a message: a message
@@ -7,11 +7,15 @@ handed to a waiter is lost where a native cancellation of its asyncio task comes
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from typing import Generic, TypeVar
+from collections import OrderedDict
+from math import inf
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 import attrs
+
+if TYPE_CHECKING:
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 __all__ = ("Mailbox", "MailboxClosed", "MailboxStatistics")
 
@@ -49,16 +53,25 @@ class Mailbox(Generic[M]):
         """Open an empty mailbox."""
         self.name = name
         self.capacity = capacity
-        self._messages: deque[M] = deque()
+        self._send: MemoryObjectSendStream[M]
+        self._receive: MemoryObjectReceiveStream[M]
+        # Unbounded in itself: `put` minds the capacity, and `post` is to go over it.
+        self._send, self._receive = anyio.create_memory_object_stream[Any](inf)
+        self._waiting = 0
         self._posted = 0
         self._is_closed = False
         self._arrived: anyio.Event | None = None  # There while the actor waits.
         # Senders who wait, each by the event it waits for. Invariant: there are none while there is room.
         self._senders: OrderedDict[anyio.Event, M] = OrderedDict()
 
+    def __del__(self) -> None:
+        """Close the channel of a mailbox that was dropped, which anyio would take for a leak; it holds memory only."""
+        self._send.close()
+        self._receive.close()
+
     def __len__(self) -> int:
         """Return how many messages wait."""
-        return len(self._messages)
+        return self._waiting
 
     @property
     def is_closed(self) -> bool:
@@ -73,7 +86,8 @@ class Mailbox(Generic[M]):
         """
         if self._is_closed:
             raise MailboxClosed
-        self._messages.append(message)
+        self._send.send_nowait(message)
+        self._waiting += 1
         self._posted += 1
         self._wake_reader()
 
@@ -85,7 +99,7 @@ class Mailbox(Generic[M]):
 
         Cancellation: the message is not added, unless its turn had come already.
         """
-        if self._is_closed or len(self._messages) < self.capacity:
+        if self._is_closed or self._waiting < self.capacity:
             self.post(message)
             return
         turn = anyio.Event()
@@ -108,7 +122,7 @@ class Mailbox(Generic[M]):
 
         Cancellation: no message is lost.
         """
-        while not self._messages:
+        while not self._waiting:
             if self._is_closed:
                 raise MailboxClosed
             self._arrived = anyio.Event()
@@ -117,9 +131,11 @@ class Mailbox(Generic[M]):
 
     def drain_nowait(self, limit: int) -> list[M]:
         """Return what is there, at most `limit` messages, without waiting."""
-        take = self._messages.popleft
-        messages = [take() for _ in range(min(limit, len(self._messages)))]
-        while self._senders and len(self._messages) < self.capacity and not self._is_closed:
+        take = self._receive.receive_nowait
+        messages = [take() for _ in range(min(limit, self._waiting))]
+        self._waiting -= len(messages)
+        self._end_if_empty()
+        while self._senders and self._waiting < self.capacity and not self._is_closed:
             turn, message = self._senders.popitem(last=False)
             self.post(message)
             turn.set()
@@ -128,6 +144,8 @@ class Mailbox(Generic[M]):
     def close(self) -> None:
         """Take no more messages; those waiting can still be drained."""
         self._is_closed = True
+        self._send.close()
+        self._end_if_empty()
         self._wake_reader()
         for turn in self._senders:
             turn.set()
@@ -135,7 +153,11 @@ class Mailbox(Generic[M]):
     def discard(self) -> list[M]:
         """Close it and return the messages nobody will read, so that their senders can be told."""
         self.close()
-        return self.drain_nowait(len(self._messages))
+        return self.drain_nowait(self._waiting)
+
+    def _end_if_empty(self) -> None:
+        if self._is_closed and not self._waiting:
+            self._receive.close()
 
     def _wake_reader(self) -> None:
         if self._arrived is not None:
@@ -144,4 +166,4 @@ class Mailbox(Generic[M]):
 
     def statistics(self) -> MailboxStatistics:
         """Return what it holds."""
-        return MailboxStatistics(name=self.name, waiting=len(self._messages), capacity=self.capacity, posted=self._posted)
+        return MailboxStatistics(name=self.name, waiting=self._waiting, capacity=self.capacity, posted=self._posted)
