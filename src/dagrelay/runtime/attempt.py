@@ -27,6 +27,7 @@ from dagrelay.errors import (
     XComTooLargeError,
 )
 from dagrelay.log import get_logger, is_debug
+from dagrelay.model.missing import MISSING
 from dagrelay.model.records import ErrorRecord, from_us
 from dagrelay.model.states import TaskState
 from dagrelay.runtime.context import TaskContext
@@ -34,6 +35,7 @@ from dagrelay.runtime.inputs import Inputs, fetch
 from dagrelay.runtime.trampoline import drive
 from dagrelay.stores.operations import FinishAttempt, NewEntry, StartAttempt
 from dagrelay.templates import render_tree
+from dagrelay.xcom.door import placed
 from dagrelay.xcom.task_xcom import TaskXCom
 
 if TYPE_CHECKING:
@@ -175,7 +177,7 @@ class Attempt:
         try:
             value = await self._call(suspended)
             if self.cancel_reason is None:
-                outcome = await self._succeed(value)
+                outcome = await self._succeed(value, suspended)
         except BaseException as error:  # noqa: ASYNC103, BLE001 - the task's end, never the loop's or another task's
             outcome = None if self.cancel_reason is not None else self._judge(error)
         finally:
@@ -253,7 +255,7 @@ class Attempt:
             run_started_at=from_us(run.started_us),
         )
 
-    async def _succeed(self, value: Any) -> FinishAttempt:
+    async def _succeed(self, value: Any, suspended: Callable[[], None]) -> FinishAttempt:
         data, task = self.run.data, self.task
         entries: tuple[NewEntry, ...] = ()
         if task.auto_push:
@@ -262,14 +264,16 @@ class Attempt:
                 value,
                 multiple_outputs=task.multiple_outputs,
                 serializer=task.serializer,
-                declared=task.return_type,
+                declared=MISSING if isinstance(task.return_type, str) else task.return_type,
             )
-            size = sum(len(entry.value) for entry in entries)
-            if data.book.is_over_budget(size):
+        size = sum(len(entry.value) for entry in entries)
+        if data.broker.is_congested or (size and data.book.is_over_budget(size)):
+            suspended()
+            if size:
                 await data.broker.make_budget(data.book, size)
-                data.book.check_budget(size)
-        if data.broker.is_congested:
             await data.broker.wait_for_room()
+            # Others have moved the timeline on meanwhile.
+            entries = placed(data.book, entries)
         return self._outcome(TaskState.SUCCESS, entries=entries)
 
     # ------------------------------------------------------------------------------------------------------ judging

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from dagrelay.log import get_logger
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -94,5 +96,8 @@ class Timers:
                 self._cancelled -= 1
             else:
                 timer.is_cancelled = True
-                timer.action()
+                try:
+                    timer.action()
+                except Exception:  # noqa: BLE001 - a bug of one action's must not end everybody's timeouts
+                    get_logger().exception("timer.failed")
         return self._heap[0][0] - now if self._heap else inf
