@@ -209,6 +209,39 @@ async def test_of_a_task_that_finally_failed_nothing_is_seen_unless_asked_for(
         assert len(await runtime.xcom.list("r", "source", all_attempts=True)) == 2 * attempts
 
 
+@pytest.mark.parametrize("how", ["cancelled", "interrupted"])
+async def test_of_an_attempt_stopped_with_its_run_nothing_is_seen(
+    open_store: Callable[[], Store], durability: Durability, how: str
+) -> None:
+    """Neither while the run rests nor once it has gone on."""
+    dag, probe = DAG("d"), Probe()
+
+    @dag.task
+    async def source(ctx: TaskContext) -> str:
+        if ctx.attempt == 1:
+            await ctx.xcom.push("one", "bad 1")
+            await ctx.xcom.push("two", "bad 2")
+            await probe.hold("source")
+        await ctx.xcom.push("one", "good 1")
+        return "good"
+
+    @dag.task(depends_on=source)
+    async def reader(ctx: TaskContext) -> dict[str, Any]:
+        return await ctx.xcom.pull_from_upstream()
+
+    async with Runtime(open_store(), durability=durability, on_exit="interrupt") as runtime:
+        handle = await runtime.start(dag, run_id="r")
+        await probe.reach("source")
+        if how == "cancelled":
+            await handle.cancel()
+    async with Runtime(open_store(), durability=durability) as runtime:
+        assert await runtime.xcom.list("r") == []
+        assert {row.key for row in await runtime.xcom.list("r", all_attempts=True)} == {"one", "two"}
+        result = await runtime.resume("r", dag)
+        assert result[reader] == {"source": {"one": "good 1", "return_value": "good"}}
+        assert sorted(row.key for row in await runtime.xcom.list("r", "source")) == ["one", "return_value"]
+
+
 async def test_a_thread_that_outlives_its_timeout_cannot_write(open_store: Callable[[], Store]) -> None:
     """Fencing (G7): the push of the abandoned thread is refused, and no row of it exists."""
     dag, probe = DAG("d"), Probe()

@@ -67,6 +67,7 @@ def test_a_killed_process_is_taken_over_where_it_was(tmp_path: Path, durability:
             assert states == ["success", "interrupted", "pending"]
             assert await runtime.xcom.pull("r", "first") == {"n": 1}
             assert await runtime.xcom.pull("r", "first", "k") == "pushed"
+            assert await runtime.xcom.list("r", "second") == []
 
     anyio.run(look)
     code, out, err = finish(program.start())

@@ -211,6 +211,27 @@ def test_a_task_interrupted_too_often_fails() -> None:
     assert run.begin() == [("a", "failed"), ("b", "upstream_failed"), ("end", "failed")]
 
 
+def test_a_retry_due_too_late_starts_nothing() -> None:
+    """Neither once the run is being stopped, nor twice."""
+    run = Driver(draw("a b"))
+    run.begin()
+    run.end("a", S.UP_FOR_RETRY, 5)
+    assert run.named(run.machine.step(RetryDue(0))) == [("a", 2)]
+    assert run.machine.step(RetryDue(0)) == []
+    run.machine.step(InterruptRequested())
+    assert run.end("a", S.UP_FOR_RETRY, 6) == []
+    assert run.machine.step(RetryDue(0)) == []
+    assert run.end("b", S.INTERRUPTED) == [("end", "interrupted")]
+    assert run.machine.states == [S.UP_FOR_RETRY, S.INTERRUPTED]
+
+
+def test_an_interrupted_task_whose_upstreams_have_decided_otherwise_is_marked() -> None:
+    """It ran before one of them was cleared, and does not run again where that has failed now."""
+    progress = {0: TaskProgress(state=S.FAILED, attempt=2), 1: TaskProgress(state=S.INTERRUPTED, attempt=1)}
+    run = Driver(draw("a > b"), progress=progress)
+    assert run.begin() == [("b", "upstream_failed"), ("end", "failed")]
+
+
 def test_an_outcome_of_nobody_is_refused() -> None:
     """A task that does not run can't end."""
     run = Driver(draw("a > b"))

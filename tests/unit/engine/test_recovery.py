@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dagrelay.dag.plan import TaskKind, body_of
 from dagrelay.engine.machine import TaskProgress
 from dagrelay.engine.recovery import check_unchanged, downstream_closure, place_progress
 from dagrelay.errors import DAGChangedError
@@ -48,6 +49,14 @@ def test_every_change_is_named_at_once() -> None:
         "finished task 'c' was rewired (new upstream x)",
     )
     assert changes("a; x > b", b=S.SUCCESS) == ("finished task 'b' was rewired (new upstream x; without a)",)
+
+
+def test_a_finished_task_of_another_kind_is_named() -> None:
+    """What a branch decided is no value of a plain task."""
+    stored = body_of([("a", TaskKind.BRANCH, ())])
+    with pytest.raises(DAGChangedError) as refused:
+        check_unchanged("r", stored, draw("a"), {"a": S.SUCCESS})
+    assert refused.value.changes == ("finished task 'a' was branch and is plain",)
 
 
 def test_another_order_of_tasks_is_no_change() -> None:
