@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio import to_thread
+import anyio.to_thread
 
 from dagrelay import DAG, Durability, Runtime, TaskContext
 from measuring import serve
@@ -71,7 +71,7 @@ async def _main(durability: Durability, workload: Workload, folder: Path) -> Non
             result = await runtime.run(dag)
             return int(result[last]["n"])
 
-        await serve(workload, run, read_line=lambda: to_thread.run_sync(sys.stdin.readline), sleep=anyio.sleep)
+        await serve(workload, run, read_line=lambda: anyio.to_thread.run_sync(sys.stdin.readline), sleep=anyio.sleep)
 
 
 if __name__ == "__main__":

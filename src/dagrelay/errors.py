@@ -368,8 +368,8 @@ class RunFailedError(RunError, ExceptionGroup[TaskFailedError]):
         self.result = result
         return self
 
-    def __init__(self, message: str, errors: Sequence[TaskFailedError], **_facts: Any) -> None:
-        """Take the message and the failed tasks' errors; `__new__` has kept the run's id and its result."""
+    def __init__(self, message: str, errors: Sequence[TaskFailedError], *, run_id: str = "", result: Any = None) -> None:  # noqa: ARG002 - kept by __new__
+        """Take the message, the failed tasks' errors, the run's id and its result."""
         super().__init__(message, list(errors))
 
     def derive(self, excs: Sequence[Any]) -> Any:
@@ -582,7 +582,8 @@ class RetryAfter(Exception):  # noqa: N818 - a signal, no error
 
     def __init__(self, seconds: float) -> None:
         """Take the seconds to wait, finite and not negative."""
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+        given: object = seconds
+        if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < math.inf:
             message = f"RetryAfter needs a finite number of seconds >= 0, not {seconds!r}"
             raise ValueError(message)
         self.seconds: float = float(seconds)

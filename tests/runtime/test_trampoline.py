@@ -8,8 +8,8 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+import anyio.to_thread
 import pytest
-from anyio import to_thread
 
 from dagrelay.runtime.trampoline import drive
 
@@ -136,7 +136,7 @@ async def test_context_variables_are_the_handlers_own() -> None:
                 seen.append(await child())
 
             task_group.start_soon(look)
-        seen.append(await to_thread.run_sync(name.get))
+        seen.append(await anyio.to_thread.run_sync(name.get))
         return seen
 
     token = name.set("outside")
@@ -155,7 +155,7 @@ async def test_scopes_and_groups_inside_work() -> None:
         with anyio.move_on_after(0):
             await anyio.sleep_forever()
         told.append("timed out")
-        with pytest.raises(ExceptionGroup):  # noqa: PT012 - the group is what raises
+        with pytest.raises(ExceptionGroup):  # noqa: ASYNC401, PT012 - the group is what raises
             async with anyio.create_task_group() as task_group:
 
                 async def fail() -> None:

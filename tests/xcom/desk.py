@@ -198,7 +198,7 @@ async def at_work(
 
     is_whole = False
     async with anyio.create_task_group() as task_group:
-        task_group.start_soon(serve)
+        task_group.start_soon(serve)  # noqa: ASYNC113 - whoever posts to it may come first
         task_group.start_soon(broker.reader.run)
         try:
             yield Desk(faulty, broker, door, manager, task_group, deaths)

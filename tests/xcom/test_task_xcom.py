@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.from_thread
+import anyio.to_thread
 import attrs
 import pytest
-from anyio import from_thread, to_thread
 
 from dagrelay.dag.definition import DAG
 from dagrelay.errors import (
@@ -427,9 +428,9 @@ async def test_it_belongs_to_the_loops_thread(memory: Store) -> None:
                 coroutine = call()
                 with pytest.raises(RuntimeClosedError, match="outside the runtime's event loop"):
                     coroutine.send(None)
-            from_thread.run(xcom.push, "k", 5)
-            pulled: int = from_thread.run(xcom.pull, "one")
+            anyio.from_thread.run(xcom.push, "k", 5)
+            pulled: int = anyio.from_thread.run(xcom.pull, "one")
             return pulled
 
-        assert await to_thread.run_sync(handler) == 1
+        assert await anyio.to_thread.run_sync(handler) == 1
         assert await xcom.pull_own("k") == 5

@@ -102,7 +102,7 @@ class Limits:
     """Most instances of a mapped task."""
     max_interruptions: int = attrs.field(default=20, validator=_positive(0))
     """How often a task may be interrupted before it counts as failed."""
-    pools: Mapping[str, int] = attrs.field(factory=dict)
+    pools: Mapping[str, int] = attrs.field(factory=dict[str, int])
     """Slots by name of pool."""
 
 

@@ -378,8 +378,8 @@ def _boxed(call: Callable[[], Any]) -> Any:
     """Return what a sync handler raised instead of raising it: thrown into the host, a GeneratorExit would end that."""
     try:
         return call()
-    except BaseException as error:  # noqa: BLE001 - it is raised again in the host
-        return _Raised(error)
+    except BaseException as error:  # noqa: ASYNC103, BLE001 - it is raised again in the host
+        return _Raised(error)  # noqa: ASYNC104 - boxed, and raised in the host
 
 
 class _InputError(Exception):

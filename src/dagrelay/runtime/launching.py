@@ -24,50 +24,12 @@ from dagrelay.xcom.task_xcom import RunData
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import anyio
-
     from dagrelay.dag.plan import Plan
-    from dagrelay.model.policies import Limits, MissingPolicy
-    from dagrelay.runtime.admission import Admission
-    from dagrelay.runtime.environment import Environment
-    from dagrelay.runtime.hosting import Hosting, Job
-    from dagrelay.runtime.timers import Timers
-    from dagrelay.stores.base import RunImage, Store, StoredInstance, StoredRun
+    from dagrelay.runtime.services import Services
+    from dagrelay.stores.base import RunImage, StoredInstance, StoredRun
     from dagrelay.xcom.book import RunBook
-    from dagrelay.xcom.broker import Broker
-    from dagrelay.xcom.door import Door
 
-__all__ = ("Launch", "Services", "check_same_run", "create", "reopen", "task_ends", "task_states")
-
-
-@attrs.frozen(kw_only=True)
-class Services:
-    """What the runs of one runtime share."""
-
-    store: Store
-    """The store."""
-    broker: Broker
-    """The broker."""
-    door: Door
-    """Values in and out."""
-    admission: Admission[Job]
-    """Slots."""
-    hosting: Hosting
-    """Hosts."""
-    timers: Timers
-    """Timeouts and retries."""
-    threads: anyio.CapacityLimiter
-    """Worker threads."""
-    environment: Environment
-    """Clock and chance."""
-    limits: Limits
-    """Limits."""
-    missing: MissingPolicy
-    """What a missing value means."""
-    durability: Durability
-    """When dependants start."""
-    max_runs_per_dag: int
-    """Finished runs to keep."""
+__all__ = ("Launch", "check_same_run", "create", "reopen", "task_ends", "task_states")
 
 
 @attrs.frozen(kw_only=True)

@@ -10,7 +10,7 @@ from dagrelay.model.states import ENDED_TASK_STATES, RunState, TaskState
 from dagrelay.stores.operations import FinishAttempt, MarkInstance, ReopenRun, SetRunState
 
 if TYPE_CHECKING:
-    from dagrelay.runtime.launching import Services
+    from dagrelay.runtime.services import Services
     from dagrelay.stores.base import RunImage, StoredInstance
     from dagrelay.xcom.book import RunBook
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from dagrelay.dag.plan import Plan
-    from dagrelay.runtime.launching import Services
     from dagrelay.runtime.scheduler import Scheduler, TaskEnd
+    from dagrelay.runtime.services import Services
     from dagrelay.stores.base import RunImage
     from dagrelay.xcom.door import Door
     from dagrelay.xcom.reading import Reader

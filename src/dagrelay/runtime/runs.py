@@ -13,7 +13,7 @@ from dagrelay.errors import RunStateError, RuntimeClosedError, StoreReadOnlyErro
 from dagrelay.ids import check_run_id
 from dagrelay.model.states import FINISHED_RUN_STATES, RunState
 from dagrelay.runtime.history import unknown_run
-from dagrelay.runtime.launching import Launch, Services, check_same_run, create, reopen
+from dagrelay.runtime.launching import Launch, check_same_run, create, reopen
 from dagrelay.runtime.leftovers import cancel_stored
 from dagrelay.runtime.result import RunResult, conclude, result_of_image, result_of_scheduler
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dagrelay.dag.definition import DAG
     from dagrelay.dag.plan import Plan
     from dagrelay.runtime.scheduler import Scheduler
+    from dagrelay.runtime.services import Services
     from dagrelay.runtime.supervision import Supervisor
 
 __all__ = ("Runs",)

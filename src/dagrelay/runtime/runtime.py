@@ -19,8 +19,8 @@ from dagrelay.runtime.environment import Environment
 from dagrelay.runtime.handle import RunHandle
 from dagrelay.runtime.history import Timeline, run_record, task_records, unknown_run
 from dagrelay.runtime.hosting import Hosting, HostingStatistics, Job
-from dagrelay.runtime.launching import Services
 from dagrelay.runtime.runs import Runs
+from dagrelay.runtime.services import Services
 from dagrelay.runtime.supervision import Supervisor
 from dagrelay.runtime.timers import Timers
 from dagrelay.serializers.base import SerializerRegistry

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from dagrelay.runtime.launching import Services
+    from dagrelay.runtime.services import Services
 
 __all__ = ("Supervisor",)
 

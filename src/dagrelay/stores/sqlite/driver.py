@@ -63,7 +63,7 @@ class _Job(Generic[T]):
     def run(self, connection: sqlite3.Connection) -> None:
         try:
             self._result = self._unit(connection)
-        except BaseException as error:  # noqa: BLE001 - it is raised by `outcome`, in the caller
+        except BaseException as error:  # noqa: ASYNC103, BLE001 - it is raised by `outcome`, in the caller
             self._error = error
         # Written last: whoever sees it may take the outcome.
         self.is_over = True
@@ -112,7 +112,7 @@ class AiosqliteDriver:
         try:
             await _to_its_end(self._connect())
         except BaseException:
-            await self.close()
+            await self.close()  # noqa: ASYNC102 - it shields itself
             raise
 
     async def _connect(self) -> None:
@@ -127,14 +127,14 @@ class AiosqliteDriver:
         with anyio.CancelScope(shield=True):
             try:
                 await self._execute(database, job)
-            except asyncio.CancelledError as error:
+            except asyncio.CancelledError as error:  # noqa: ASYNC103 - raised once the unit is over
                 cancelled = error
             # anyio's shield does not stop native cancels, and a cancelled await leaves the job running: wait for it behind
             # another one of the same thread, which works first in, first out.
             while not job.is_over:
                 try:
                     await self._execute(database, _Job(_nothing))
-                except asyncio.CancelledError as error:
+                except asyncio.CancelledError as error:  # noqa: ASYNC103 - as above
                     cancelled = error
         if cancelled is not None:
             raise cancelled
@@ -159,7 +159,7 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
         while not task.done():
             try:
                 await asyncio.wait([task])
-            except asyncio.CancelledError as error:
+            except asyncio.CancelledError as error:  # noqa: ASYNC103 - raised once the work is over
                 cancelled = error
     if cancelled is not None:
         if not task.cancelled():

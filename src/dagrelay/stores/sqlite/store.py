@@ -115,9 +115,9 @@ class SqliteStore:
         try:
             await self._open(now_us, self._open_since)
         except BaseException as error:
-            await self.close()
+            await self.close()  # noqa: ASYNC102 - it shields itself
             if isinstance(error, Exception) and not isinstance(error, DagrelayError):
-                raise store_error(self._path, error) from error
+                raise store_error(self._path, error) from error  # noqa: ASYNC104 - no cancellation is an Exception
             raise
 
     async def _open(self, now_us: int, since: str) -> None:
