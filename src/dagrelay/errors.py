@@ -582,8 +582,7 @@ class RetryAfter(Exception):  # noqa: N818 - a signal, no error
 
     def __init__(self, seconds: float) -> None:
         """Take the seconds to wait, finite and not negative."""
-        given: object = seconds
-        if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < math.inf:
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:  # pyright: ignore[reportUnnecessaryIsInstance] - not every caller is typed
             message = f"RetryAfter needs a finite number of seconds >= 0, not {seconds!r}"
             raise ValueError(message)
         self.seconds: float = float(seconds)
