@@ -6,6 +6,8 @@ change are held back in Changes and written many at a time, so that a start and 
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, assert_never
 
 from dagrelay.errors import RunNotFoundError, RunStateError, StoreCorruptError
@@ -49,24 +51,27 @@ _PUT_RUN: Final = """INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
     params = excluded.params"""
 _GET_INSTANCE: Final = "SELECT * FROM instance WHERE run_pk = ? AND task_pk = ? AND map_index = ?"
 _CHUNK: Final = 32
+"""Instances read by one statement."""
 _WORTH_A_CHUNK: Final = 4
 """Fewer rows than these are read singly."""
-"""Instances read by one statement."""
 _GET_INSTANCES: Final = (
     "SELECT * FROM instance WHERE run_pk = ? AND map_index = -1 AND task_pk IN (?" + ", ?" * (_CHUNK - 1) + ")"
 )
-_PUT_INSTANCE: Final = """INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+_PUT_INSTANCE: Final = """INSERT INTO instance VALUES {rows}
     ON CONFLICT (run_pk, task_pk, map_index) DO UPDATE SET
     state = excluded.state, attempt = excluded.attempt, started_us = excluded.started_us, ended_us = excluded.ended_us,
     start_seq = excluded.start_seq, seq = excluded.seq, error = excluded.error, failures = excluded.failures,
     interruptions = excluded.interruptions, retry_us = excluded.retry_us, crc = excluded.crc"""
 # Never INSERT OR REPLACE: it deletes and inserts, which is five times dearer.
-_PUT_ENTRY: Final = """INSERT INTO xcom VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+_PUT_ENTRY: Final = """INSERT INTO xcom VALUES {rows}
     ON CONFLICT (run_pk, task_pk, map_index, key, slot) DO UPDATE SET
     attempt = excluded.attempt, seq = excluded.seq, created_us = excluded.created_us, size = excluded.size,
     serializer = excluded.serializer, sensitive = excluded.sensitive, published = excluded.published,
     description = excluded.description, value_crc = excluded.value_crc, crc = excluded.crc, value = excluded.value"""
-_PUT_EVENT: Final = "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT_EVENT: Final = "INSERT INTO event VALUES {rows}"
+_ROWS_AT_ONCE: Final = (64, 16, 4, 1)
+"""Rows written by one statement. Each statement lets go of the interpreter's lock, and must wait to get it back from a busy loop
+for as long as its switch interval, so a batch is written by as few as its size allows; and each size is compiled once."""
 
 Attempted: TypeAlias = StartAttempt | FinishAttempt | MarkInstance | PutEntries
 
@@ -109,13 +114,13 @@ class Changes:
     def flush(self) -> None:
         """Write what was held back."""
         if self._changed:
-            self.cursor.executemany(_PUT_INSTANCE, [rows.encode_instance(place, row) for place, row in self._changed.items()])
+            _write_rows(self.cursor, _PUT_INSTANCE, [rows.encode_instance(place, row) for place, row in self._changed.items()])
             self._changed = {}
         if self._entries:
-            self.cursor.executemany(_PUT_ENTRY, self._entries)
+            _write_rows(self.cursor, _PUT_ENTRY, self._entries)
             self._entries = []
         if self._events:
-            self.cursor.executemany(_PUT_EVENT, self._events)
+            _write_rows(self.cursor, _PUT_EVENT, self._events)
             self._events = []
 
     # ---------------------------------------------------------------------------------------------- names
@@ -266,6 +271,21 @@ class Changes:
         self.cursor.execute("DELETE FROM instance WHERE run_pk = ?", (run_pk,))
         self.cursor.execute("DELETE FROM event WHERE run_pk = ?", (run_pk,))
         return self.cursor.execute("DELETE FROM xcom WHERE run_pk = ?", (run_pk,)).rowcount
+
+
+def _write_rows(cursor: sqlite3.Cursor, statement: str, found: list[tuple[Any, ...]]) -> None:
+    """Write rows, in order, by few statements."""
+    first, width = 0, len(found[0])
+    for count in _ROWS_AT_ONCE:
+        while len(found) - first >= count:
+            cursor.execute(_with_rows(statement, count, width), list(chain.from_iterable(found[first : first + count])))
+            first += count
+
+
+@lru_cache(maxsize=64)
+def _with_rows(statement: str, count: int, width: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return statement.replace("{rows}", ", ".join([row] * count))
 
 
 def carry_out(changes: Changes, op: Operation) -> int:
