@@ -247,10 +247,11 @@ async def test_a_thread_that_outlives_its_timeout_cannot_write(open_store: Calla
     dag, probe = DAG("d"), Probe()
     go_on, is_over, refused = threading.Event(), threading.Event(), list[BaseException]()
 
-    @dag.task(retries=retried(1), timeout_s=0.02)
+    @dag.task(retries=retried(1), timeout_s=3600)
     def stubborn(ctx: TaskContext) -> str:
         if ctx.attempt == 2:
             return "second"
+        anyio.from_thread.run_sync(time_is_up, runtime)
         go_on.wait(10)
         try:
             anyio.from_thread.run(ctx.xcom.push, "late", 1)

@@ -61,7 +61,8 @@ async def test_each_attempt_has_its_own_time(open_store: Callable[[], Store]) ->
     async with Runtime(open_store()) as runtime:
         with anyio.fail_after(5):
             assert (await runtime.run(dag))[slow_once] == "second"
-    assert all(0 < left <= 0.02 for left in deadlines)
+    assert len(deadlines) == 2
+    assert all(left <= 0.02 for left in deadlines)
 
 
 async def test_a_handler_that_answers_its_timeout_with_a_value_has_failed_all_the_same(open_store: Callable[[], Store]) -> None:
