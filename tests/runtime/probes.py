@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from dagrelay import DAG, RetryPolicy
+from dagrelay import DAG, RetryPolicy, TaskStateChanged
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from dagrelay import RunResult, Runtime
+    from dagrelay import RunResult, Runtime, TaskState
 
-__all__ = ("AT_ONCE", "Probe", "agree", "chain_of", "retried", "time_is_up")
+__all__ = ("AT_ONCE", "PATIENCE_S", "Probe", "agree", "chain_of", "reached", "retried", "time_is_up")
+
+PATIENCE_S = 10
+"""How long a test waits for what should come at once; a machine under load is slow now and then."""
+
 
 AT_ONCE = RetryPolicy(2, delay_s=0)
 """One retry, without a wait."""
@@ -51,8 +55,8 @@ class Probe:
         self.door(name).set()
 
     async def reach(self, name: str) -> None:
-        """Wait, for at most five seconds, until a door is opened."""
-        with anyio.fail_after(5):
+        """Wait, for a bounded time, until a door is opened."""
+        with anyio.fail_after(PATIENCE_S):
             await self.door(name).wait()
 
     async def hold(self, name: str) -> None:
@@ -84,6 +88,18 @@ def _step(probe: Probe, task_id: str, *, is_held: bool) -> Callable[[str], Await
         return before + task_id
 
     return step
+
+
+async def reached(runtime: Runtime, state: TaskState, *task_ids: str, run_id: str = "r") -> None:
+    """Return once each of these tasks of a run is on record as having come into a state."""
+    waited = set(task_ids)
+    with anyio.fail_after(PATIENCE_S):
+        async for event in runtime.events(run_id):
+            if isinstance(event, TaskStateChanged) and event.state is state:
+                waited.discard(event.task_id)
+            if not waited:
+                return
+    raise AssertionError(f"the run ended without {sorted(waited)} being {state}")
 
 
 async def agree(runtime: Runtime, result: RunResult) -> None:

@@ -25,7 +25,7 @@ from dagrelay import (
     XComPushed,
 )
 from dagrelay.runtime.environment import Environment
-from tests.runtime.probes import AT_ONCE, Probe, chain_of
+from tests.runtime.probes import AT_ONCE, PATIENCE_S, Probe, chain_of, reached
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,10 +138,9 @@ async def test_task_instances_list_untouched_tasks_too(open_store: Callable[[], 
     async with Runtime(open_store()) as runtime:
         handle = await runtime.start(dag, run_id="r")
         await probe.reach("y")
-        with anyio.fail_after(5):
-            while [str(row.state) for row in await runtime.task_instances("r")] != ["success", "running", "pending"]:
-                await anyio.lowlevel.checkpoint()
+        await reached(runtime, TaskState.RUNNING, "y")
         rows = await runtime.task_instances("r")
+        assert [str(row.state) for row in rows] == ["success", "running", "pending"]
         assert [(row.task_id, row.attempt, row.ended_at is None) for row in rows] == [
             ("z", 1, False),
             ("y", 1, True),
@@ -193,7 +192,7 @@ async def test_the_timeline_holds_every_change_and_is_the_same_live_and_stored(
 
     async with Runtime(open_store(), durability=durability) as runtime:
         handle = await runtime.start(dag, run_id="r")
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(follow, live)
                 await probe.reach("bad")

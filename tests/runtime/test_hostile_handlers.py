@@ -12,7 +12,7 @@ import pytest
 import sniffio
 
 from dagrelay import DAG, RunFailedError, RunState, Runtime, TaskContext, TaskState
-from tests.runtime.probes import AT_ONCE, Probe, agree
+from tests.runtime.probes import AT_ONCE, PATIENCE_S, Probe, agree, reached
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,10 +93,9 @@ async def test_whatever_a_handler_raises_is_its_own_failure(open_store: Callable
     probe = Probe()
     dag = hostile_dag(ERRORS[name], probe, is_async=is_async)
     async with Runtime(open_store()) as runtime:
-        with anyio.fail_after(5):
-            handle = await runtime.start(dag, run_id="r")
-            while [row.state for row in await runtime.task_instances("r", state=TaskState.FAILED)] != [TaskState.FAILED] * 2:
-                await anyio.lowlevel.checkpoint()
+        handle = await runtime.start(dag, run_id="r")
+        await reached(runtime, TaskState.FAILED, "bad", "bad_later")
+        with anyio.fail_after(PATIENCE_S):
             probe.open("bad is over")
             with pytest.raises(RunFailedError) as failed:
                 await handle.result()
@@ -182,7 +181,7 @@ async def test_a_handler_that_cancels_its_own_task_fails_alone(open_store: Calla
         return "unhurt"
 
     async with Runtime(open_store(), max_concurrency=1) as runtime:
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             result = await runtime.run(dag, raise_on_failure=False)
             assert isinstance(result.errors["suicidal"].__cause__, asyncio.CancelledError)
             assert result.tasks["sly"].state is TaskState.SUCCESS
@@ -216,7 +215,7 @@ async def test_a_task_group_inside_a_handler_works(open_store: Callable[[], Stor
             tasks.start_soon(anyio.sleep_forever)
 
     async with Runtime(open_store()) as runtime:
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             result = await runtime.run(dag, raise_on_failure=False)
         assert await result.pull(good) == [1, 2]
     cause = result.errors["bad"].__cause__
@@ -249,7 +248,7 @@ async def test_a_keyboard_interrupt_interrupts_the_run_and_is_raised_by_run(
         return "done"
 
     async with Runtime(open_store(), durability=durability) as runtime:
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             with pytest.raises(KeyboardInterrupt):
                 await runtime.run(dag, run_id="r")
             run = await runtime.get_run("r")
@@ -302,7 +301,7 @@ async def test_a_run_inside_a_handler_is_a_run_like_any_other(open_store: Callab
         return (await runtime.run(inner, params={"number": 21}))[double]
 
     async with Runtime(open_store()) as runtime:
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             assert (await runtime.run(outer))[use] == 42
         assert sorted(run.dag_id for run in await runtime.runs()) == ["inner", "outer"]
 

@@ -20,7 +20,7 @@ from dagrelay import (
     TaskContext,
     TaskState,
 )
-from tests.runtime.probes import Probe, agree, chain_of
+from tests.runtime.probes import PATIENCE_S, Probe, agree, chain_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +114,7 @@ async def test_leaving_with_on_exit_interrupt_interrupts(open_store: Callable[[]
     """Handlers are cancelled, and what was done is kept."""
     probe = Probe()
     dag = chain_of(probe, "a", "b", held="b")
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_S):
         async with Runtime(open_store(), on_exit="interrupt", durability=durability) as runtime:
             await runtime.start(dag, run_id="r")
             await probe.reach("b")
@@ -134,7 +134,7 @@ async def test_an_exception_of_the_body_interrupts_and_propagates_as_it_is(open_
             await probe.reach("a")
             raise LookupError("of the body")
 
-    with anyio.fail_after(5), pytest.raises(LookupError) as raised:
+    with anyio.fail_after(PATIENCE_S), pytest.raises(LookupError) as raised:
         await use()
     assert type(raised.value) is LookupError
     assert raised.value.__cause__ is None
@@ -146,7 +146,7 @@ async def test_a_scope_cancelled_around_the_runtime_interrupts_its_runs(open_sto
     """Whatever the body does, `async with` ends in time, and the store is closed in order."""
     probe = Probe()
     dag = chain_of(probe, "a", "b", held="a")
-    with anyio.move_on_after(5) as scope:
+    with anyio.move_on_after(PATIENCE_S) as scope:
         async with Runtime(open_store()) as runtime:
             await runtime.start(dag, run_id="r")
             await probe.reach("a")
@@ -161,7 +161,7 @@ async def test_a_cancel_while_leaving_waits_no_longer(open_store: Callable[[], S
     """The runs it waited for are interrupted."""
     probe = Probe()
     dag = chain_of(probe, "a", held="a")
-    with anyio.move_on_after(5) as scope:
+    with anyio.move_on_after(PATIENCE_S) as scope:
         async with anyio.create_task_group() as tasks:
 
             async def lose_patience() -> None:
@@ -302,7 +302,7 @@ async def test_a_cancellation_at_any_moment_leaves_a_run_that_can_go_on(
             probe = Probe()
             dag = chain_of(probe, "a", "b", "c")
             run_id = f"after-{steps}"
-            with anyio.fail_after(5):
+            with anyio.fail_after(PATIENCE_S):
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(leave_after, steps, tasks.cancel_scope)
                     await runtime.run(dag, run_id=run_id)

@@ -23,7 +23,7 @@ from dagrelay import (
     resolve_templates,
     template,
 )
-from tests.runtime.probes import Probe, retried, time_is_up
+from tests.runtime.probes import PATIENCE_S, Probe, retried, time_is_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -265,7 +265,7 @@ async def test_a_thread_that_outlives_its_timeout_cannot_write(open_store: Calla
         result = await runtime.run(dag, run_id="r")
         assert result[stubborn] == "second"
         go_on.set()
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             await anyio.to_thread.run_sync(is_over.wait)
         assert [str(error) for error in refused] == ["attempt 1 of task 'stubborn' in run 'r' is over and can't write any more"]
         rows = await runtime.xcom.list("r", all_attempts=True)

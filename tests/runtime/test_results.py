@@ -20,7 +20,7 @@ from dagrelay import (
     XComNotFoundError,
     template,
 )
-from tests.runtime.probes import Probe, chain_of
+from tests.runtime.probes import PATIENCE_S, Probe, chain_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,7 +142,7 @@ async def test_a_bug_in_a_scheduler_reaches_whoever_awaits_the_run_and_nobody_el
         assert live is not None
         monkeypatch.setattr(live.machine, "step", broken)
         probe.let_go("a")
-        with anyio.fail_after(5), pytest.raises(ZeroDivisionError, match="planted"):
+        with anyio.fail_after(PATIENCE_S), pytest.raises(ZeroDivisionError, match="planted"):
             await handle.result()
         other_probe.let_go("x")
         assert (await unhurt.result())["x"] == "x"

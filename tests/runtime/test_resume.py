@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import pytest
 
 from dagrelay import (
@@ -22,7 +21,7 @@ from dagrelay import (
     XComConflictError,
     XComNotFoundError,
 )
-from tests.runtime.probes import Probe, agree, chain_of, retried
+from tests.runtime.probes import Probe, agree, chain_of, reached, retried
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,9 +136,7 @@ async def test_failures_of_other_tasks_stay_over_a_resume(open_store: Callable[[
     async with Runtime(open_store(), on_exit="interrupt") as runtime:
         await runtime.start(dag, run_id="r")
         await probe.reach("held")
-        with anyio.fail_after(5):
-            while (await runtime.task_instances("r", task_id="bad"))[0].state is not TaskState.FAILED:
-                await anyio.lowlevel.checkpoint()
+        await reached(runtime, TaskState.FAILED, "bad")
     probe.let_go("held")
     async with Runtime(open_store()) as runtime:
         with pytest.raises(RunFailedError) as failed:
@@ -350,9 +347,7 @@ async def test_a_cancelled_run_is_resumed_where_it_was(open_store: Callable[[], 
     async with Runtime(open_store(), durability=durability) as runtime:
         handle = await runtime.start(dag, run_id="r")
         await probe.reach("held")
-        with anyio.fail_after(5):
-            while (await runtime.task_instances("r", task_id="waiting"))[0].state is not TaskState.UP_FOR_RETRY:
-                await anyio.lowlevel.checkpoint()
+        await reached(runtime, TaskState.UP_FOR_RETRY, "waiting")
         await handle.cancel()
         rows = {row.task_id: (str(row.state), row.attempt) for row in await runtime.task_instances("r")}
         assert rows == {"done": ("success", 1), "held": ("cancelled", 1), "waiting": ("cancelled", 1)}

@@ -26,7 +26,7 @@ from dagrelay import (
     XComTypeError,
 )
 from dagrelay.runtime.environment import Environment
-from tests.runtime.probes import AT_ONCE, Probe, agree, retried
+from tests.runtime.probes import AT_ONCE, PATIENCE_S, Probe, agree, retried
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ async def failing(open_store: Callable[[], Store], error: BaseException, **optio
 
     dag.add(task, **options)
     async with Runtime(open_store()) as runtime:
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             result = await runtime.run(dag, run_id="r", raise_on_failure=False)
         await agree(runtime, result)
     assert probe.notes == list(range(1, len(probe.notes) + 1))
@@ -153,7 +153,7 @@ async def test_retry_after_waits_as_long_as_it_says(open_store: Callable[[], Sto
         return "done"
 
     async with Runtime(open_store()) as runtime:
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             assert (await runtime.run(dag))[polite] == "done"
     assert times[1] - times[0] >= 0.015
 

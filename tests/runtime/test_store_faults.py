@@ -21,7 +21,7 @@ from dagrelay import (
     TriggerRule,
 )
 from tests.runtime.failing import Faults, failing_stores
-from tests.runtime.probes import Probe, agree, retried
+from tests.runtime.probes import PATIENCE_S, Probe, agree, retried
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,7 +129,7 @@ async def test_a_write_that_fails_at_any_place_stops_the_run_and_it_goes_on_late
         probe, faults = Probe(), Faults()
         dag = work(probe)
         open_store = failing_stores(kind, tmp_path / f"{first}.db", faults)
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             async with Runtime(open_store(), durability=durability) as runtime:
                 faults.arm(first, is_for_ever=is_for_ever, is_full=bool(first % 2))
                 await run_with_fault(runtime, dag, faults)
@@ -161,7 +161,7 @@ async def test_a_fault_is_raised_by_the_push_it_hit_and_consumes_no_retry(
         return "done"
 
     async with Runtime(failing_stores(kind, tmp_path / "runs.db", faults)(), durability=durability) as runtime:
-        with anyio.fail_after(5), pytest.raises(StoreFullError):
+        with anyio.fail_after(PATIENCE_S), pytest.raises(StoreFullError):
             await runtime.run(dag, run_id="r")
         assert (await runtime.get_run("r")).state is RunState.INTERRUPTED
         (row,) = await runtime.task_instances("r")
@@ -192,10 +192,10 @@ async def test_a_run_beside_one_whose_write_was_refused_goes_on(kind: str, tmp_p
         struck = await runtime.start(dag)
         await probe.reach("waits")
         probe.let_go("hit")
-        with anyio.fail_after(5), pytest.raises(StoreFullError):
+        with anyio.fail_after(PATIENCE_S), pytest.raises(StoreFullError):
             await struck.result()
         probe.let_go("waits")
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             assert (await unhurt.result())[waits] == "unhurt"
 
 
@@ -218,7 +218,7 @@ async def test_a_fault_of_a_read_is_no_failure_of_the_task(kind: str, tmp_path: 
         bind["value"] = source.output_or(1)
     dag.add(reader, id="reader", depends_on=source, bind=bind, retries=retried(3))
     async with Runtime(failing_stores(kind, tmp_path / "runs.db", faults)()) as runtime:
-        with anyio.fail_after(5), pytest.raises(error, match="planted"):
+        with anyio.fail_after(PATIENCE_S), pytest.raises(error, match="planted"):
             await runtime.run(dag, run_id="r")
         faults.read_error = None
         assert (await runtime.get_run("r")).state is RunState.INTERRUPTED
@@ -243,7 +243,7 @@ async def test_a_follower_of_a_run_whose_end_cannot_be_recorded_is_not_left_wait
     async with Runtime(failing_stores(kind, tmp_path / "runs.db", faults)(), durability=durability) as runtime:
         handle = await runtime.start(dag, run_id="r")
         await probe.reach("task")
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             async with anyio.create_task_group() as tasks:
 
                 async def follow() -> None:

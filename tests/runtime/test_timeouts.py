@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from dagrelay import DAG, RunState, Runtime, TaskContext, TaskState, TaskTimeoutError
-from tests.runtime.probes import AT_ONCE, Probe, agree, time_is_up
+from tests.runtime.probes import AT_ONCE, PATIENCE_S, Probe, agree, time_is_up
 
 if TYPE_CHECKING:
     import logging
@@ -36,7 +36,7 @@ async def test_an_attempt_over_its_time_is_cancelled_and_fails(open_store: Calla
             probe.note("cancelled")
 
     async with Runtime(open_store()) as runtime:
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             result = await runtime.run(dag, raise_on_failure=False)
         await agree(runtime, result)
     cause = result.errors["slow"].__cause__
@@ -59,7 +59,7 @@ async def test_each_attempt_has_its_own_time(open_store: Callable[[], Store]) ->
         return "second"
 
     async with Runtime(open_store()) as runtime:
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             assert (await runtime.run(dag))[slow_once] == "second"
     assert len(deadlines) == 2
     assert all(left <= 0.02 for left in deadlines)
@@ -129,7 +129,7 @@ async def test_a_sync_handler_over_its_time_is_left_behind(open_store: Callable[
         release.wait(10)
 
     async with Runtime(open_store()) as runtime:
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             result = await runtime.run(dag, raise_on_failure=False)
         release.set()
     assert isinstance(result.errors["slow"].__cause__, TaskTimeoutError)
@@ -155,7 +155,7 @@ async def test_a_handler_that_swallows_its_timeout_is_named_after_grace_s(
         handle = await runtime.start(dag, run_id="r")
         await probe.reach("stubborn")
         time_is_up(runtime)
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             while not warnings_of(caplog):
                 await anyio.lowlevel.checkpoint()
         probe.let_go("stubborn")
@@ -183,7 +183,7 @@ async def test_a_handler_that_swallows_a_cancel_of_its_run_is_named_after_grace_
         await probe.reach("stubborn")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(handle.cancel)
-            with anyio.fail_after(5):
+            with anyio.fail_after(PATIENCE_S):
                 while not warnings_of(caplog):
                     await anyio.lowlevel.checkpoint()
             assert (await runtime.get_run("r")).state is RunState.RUNNING
