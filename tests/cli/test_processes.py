@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.cli.conftest import Cli
 
-PATIENCE_S: Final = 15.0
+PATIENCE_S: Final = 50.0
 COMMAND: Final = (sys.executable, "-m", "dagrelay")
 
 

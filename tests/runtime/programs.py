@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 __all__ = ("PATIENCE_S", "Program", "finish", "heard")
 
-PATIENCE_S: Final = 15.0
+PATIENCE_S: Final = 50.0
 
 _HEAD: Final = """
-import os, sys
+import os, signal, sys
 import anyio
 from dagrelay import DAG, Durability, Runtime, SqliteStore, TaskContext
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A suite run in the background hands on that it is ignored.
 store, log, durability, backend = sys.argv[1:5]
 
 def note(text):

@@ -94,6 +94,16 @@ class UnitConnection(sqlite3.Connection):
         return super().execute(sql, parameters)
 
 
+class _NotConnected:
+    """What aiosqlite takes for a connection where there is none, so that it ends its thread as it always does."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
 def _nothing(_connection: sqlite3.Connection) -> None:
     """Do nothing: by the time this unit is over, so is every earlier one of its connection."""
 
@@ -116,7 +126,19 @@ class AiosqliteDriver:
             raise
 
     async def _connect(self) -> None:
-        self._database = await aiosqlite.connect(self._uri, isolation_level=None, uri=True, factory=self._factory)
+        failed: list[_NotConnected] = []
+
+        def connect(*args: Any, **options: Any) -> Any:
+            try:
+                return self._factory(*args, **options)
+            except BaseException as error:  # noqa: BLE001 - raised below
+                # aiosqlite would not wait for its thread then, which might end after the loop and complain of that.
+                failed.append(_NotConnected(error))
+                return failed[0]
+
+        self._database = await aiosqlite.connect(self._uri, isolation_level=None, uri=True, factory=cast("Any", connect))
+        if failed:
+            raise failed[0].error
 
     async def run(self, unit: Callable[[sqlite3.Connection], T]) -> T:
         """Run a unit of work; see Driver."""
