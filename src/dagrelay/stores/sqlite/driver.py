@@ -131,10 +131,10 @@ class AiosqliteDriver:
         def connect(*args: Any, **options: Any) -> Any:
             try:
                 return self._factory(*args, **options)
-            except BaseException as error:  # noqa: BLE001 - raised below
+            except BaseException as error:  # noqa: ASYNC103, BLE001 - raised below
                 # aiosqlite would not wait for its thread then, which might end after the loop and complain of that.
                 failed.append(_NotConnected(error))
-                return failed[0]
+                return failed[0]  # noqa: ASYNC104 - raised below
 
         self._database = await aiosqlite.connect(self._uri, isolation_level=None, uri=True, factory=cast("Any", connect))
         if failed:
