@@ -1,7 +1,7 @@
 """The measured side: a process that runs one workload on one system, one round whenever `run.py` asks for one.
 
-It speaks by lines that begin with `MARK`: `{}` once it is warm, a round's figures after each line it reads, and its own at the
-end of its input. Standard library only, as peers import it in their own venvs.
+It speaks by lines that begin with `MARK`: `{}` once it is warm, the figures of a round after each line it reads, and its own at
+the end of its input. Standard library only, as peers import it in their own venvs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
     from workloads import Workload
 
-__all__ = ("MARK", "peak_rss_bytes", "serve", "written_bytes")
+__all__ = ("MARK", "ROUND_S", "peak_rss_bytes", "serve", "written_bytes")
 
 MARK: Final = "MEASURED "
+ROUND_S: Final = 0.4
+"""How long a round lasts at the least: runs shorter than this are repeated, as a floor's 25 ms alone measure mostly chance."""
 
 
 async def serve(
@@ -31,7 +33,7 @@ async def serve(
     read_line: Callable[[], Awaitable[str]],
     sleep: Callable[[float], Awaitable[None]],
 ) -> None:
-    """Run the workload once for each line read, and tell the figures. The system is warm: it has run a task.
+    """Run the workload for ROUND_S, or once, for each line read, and tell the figures of one run. The system has run a task.
 
     Args:
         workload: what `run` runs.
@@ -43,13 +45,17 @@ async def serve(
     _tell({})
     while await read_line():
         gc.collect()
+        runs = 0
         written, cpu, start = written_bytes(), time.process_time(), time.perf_counter()
-        found = await run()
+        while not runs or time.perf_counter() - start < ROUND_S:
+            found = await run()
+            runs += 1
+            if found != expected:
+                raise SystemExit(f"{workload.name} came to {found}, not {expected}")
         wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
-        if found != expected:
-            raise SystemExit(f"{workload.name} came to {found}, not {expected}")
         await sleep(0.05)
-        _tell({"wall_s": wall_s, "cpu_s": cpu_s, "written_bytes": written_bytes() - written})
+        written = written_bytes() - written
+        _tell({"runs": runs, "wall_s": wall_s / runs, "cpu_s": cpu_s / runs, "written_bytes": written // runs})
     _tell({"peak_rss_bytes": peak_rss_bytes()})
 
 

@@ -23,8 +23,9 @@ Read this first.
   what a promise costs at least, on this disk, in this run.
 - Rows of different promises are not comparable, so each promise has a table of its own.
 - Figures that wait for commits measure the disk. Virtual disks often sync in a fraction of a real one's time.
-- Only ratios within one run mean anything, and under 1.5x on a shared machine not much. Rounds are interleaved: each round runs
-  every system once, in another order, each in a process of its own that was warmed by a run of one task.
+- Only ratios within one run mean anything, and under 1.5x on a shared machine not much. Rounds are interleaved: each round
+  has every system's turn, in another order, each in a process of its own that was warmed by a run of one task; a turn lasts
+  0.4 s or one run, whichever is more, and its figures are the mean of its runs.
 - dagrelay plans a DAG at its first run, which is the first round's; medians leave it out. Checkpoints that it makes when idle
   are in the bytes written, not in the time; the floors make theirs, SQLite's own, within their time.
 - Sync calls are those of one run, counted by strace in a run of their own."""

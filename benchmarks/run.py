@@ -60,7 +60,7 @@ class _Measured:
         raise _Failed(self._errors.read_text(encoding="utf-8", errors="replace").strip()[-800:] or "it ended without a word")
 
     def round(self) -> dict[str, Any]:
-        """Have it run once, and return the round's figures; `_Failed` as for `answer`."""
+        """Have it run for a round, and return the round's figures; `_Failed` as for `answer`."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write("\n")
@@ -98,7 +98,7 @@ def _measured(system: System, workload: Workload, folder: Path, prefix: Sequence
 
 
 def measure(workload: Workload, systems: Sequence[System], *, rounds: int, folder: Path) -> dict[System, Figures]:
-    """Run a workload on every system, `rounds` times, taking turns."""
+    """Run a workload on every system, for `rounds` rounds, taking turns."""
     chance = random.Random(workload.name)
     results = {system: Figures() for system in systems}
     with ExitStack() as stack:
@@ -131,7 +131,7 @@ def measure(workload: Workload, systems: Sequence[System], *, rounds: int, folde
 
 
 def count_sync_calls(system: System, workload: Workload, folder: Path) -> int | None:
-    """Return the fsync and fdatasync calls of one warm run; None if strace can't tell.
+    """Return the fsync and fdatasync calls of a warm run; None if strace can't tell.
 
     A run of its own, as tracing slows it.
     """
@@ -144,12 +144,12 @@ def count_sync_calls(system: System, workload: Workload, folder: Path) -> int | 
             process.answer()
             process.round()
             before = _sync_calls(trace)
-            process.round()
+            runs = process.round()["runs"]
             after = _sync_calls(trace)
             process.finish()
     except _Failed:
         return None
-    return after - before
+    return round((after - before) / runs)
 
 
 def _sync_calls(trace: Path) -> int:
@@ -160,7 +160,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compares dagrelay with the floors under it.")
     parser.add_argument("--quick", action="store_true", help=f"{_QUICK_ROUNDS} rounds, not {_ROUNDS}, and no sync calls counted")
     parser.add_argument("--only", metavar="NAME,...", default="", help="these workloads and systems (parts of names will do)")
-    parser.add_argument("--rounds", type=int, help="how often each system runs each workload")
+    parser.add_argument("--rounds", type=int, help="how many rounds each system runs each workload")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     parser.add_argument("--no-sync-calls", action="store_true", help="don't count sync calls")
     parser.add_argument("--folder", type=Path, help="where the databases go; the disk decides (default: the temporary folder)")

@@ -58,7 +58,7 @@ def listed_names(module: Module) -> tuple[str, ...] | None:
 def defined_names(module: Module) -> set[str]:
     """Return the names without a leading underscore that the module itself defines."""
     names: set[str] = set()
-    for node in module.tree.body:
+    for node in _statements(module.tree.body):
         match node:
             case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                 names.add(name)
@@ -71,6 +71,14 @@ def defined_names(module: Module) -> set[str]:
             case _:
                 pass
     return {name for name in names if not name.startswith("_")}
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Iterate over statements, and those under `else` of an `if TYPE_CHECKING`, which are what the interpreter sees."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If):
+            yield from node.orelse
 
 
 def reexported_names(module: Module) -> set[str]:

@@ -13,7 +13,6 @@ from dagrelay.model.policies import Limits
 from dagrelay.model.records import InstanceKey
 from dagrelay.stores.base import Lookup
 from dagrelay.stores.operations import DeleteEntries
-from dagrelay.xcom.cache import Resident
 from dagrelay.xcom.reading import Reader
 from tests.xcom.desk import at_work
 from tests.xcom.faulty import FaultyStore
@@ -28,14 +27,14 @@ async def test_an_accepted_value_is_found_before_its_commit(memory: Store) -> No
         run = await desk.enter()
         desk.store.writes.shut()
         run.finish(values={"k": b"1"})
-        assert run.broker.resident(run.key(), "k", (1, -1, 0)) == Resident(b"1", "json")
+        (found,) = await run.broker.find([Lookup(instance=run.key(), key="k", slots=(1, -1, 0))])
+        assert found is not None
+        assert found.value == b"1"
         assert await run.find() == b"1"
         desk.store.writes.open()
         await desk.broker.barrier()
         assert await run.find() == b"1"
         assert desk.store.lookups == []
-        assert run.broker.resident(run.key(), "k", (2, 1)) is None
-        assert run.broker.resident(run.key(), "k", ()) is None
 
 
 async def test_what_misses_is_one_read(store: Store) -> None:

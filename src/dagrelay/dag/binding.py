@@ -6,7 +6,7 @@ run param of that name; the plain default.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, assert_never
+from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
 
 import attrs
 
@@ -27,7 +27,7 @@ from dagrelay.errors import TemplateError, XComTypeError
 from dagrelay.model.missing import MISSING
 from dagrelay.serializers.converter import check_type, structurer
 from dagrelay.serializers.hints import is_any, unwrap
-from dagrelay.templates import MAX_RENDERED_CHARS, compile_tree, format_path, literal, parse, render, render_tree, walk
+from dagrelay.templates import MAX_RENDERED_CHARS, Scope, compile_tree, format_path, literal, parse, render, render_tree, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from dagrelay.dag.plan import PlannedTask
     from dagrelay.dag.signatures import HandlerSignature
     from dagrelay.model.policies import Limits, MissingPolicy
-    from dagrelay.templates import Expression, Scope, Template, Tree
+    from dagrelay.templates import Expression, Template, Tree
 
-__all__ = ("Binding", "BindingPlace", "bind_handler", "fill")
+__all__ = ("Binding", "BindingPlace", "Source", "bind_handler", "fill")
 
 _ROOTS: Final = frozenset({"xcom", "params", "run", "task"})
 
@@ -287,41 +287,51 @@ def _reason(error: Exception) -> str:
 # ------------------------------------------------------------------------------------------------------------- filling
 
 
+class Source(Scope, Protocol):
+    """Where a task's values come from, all read before its arguments are made; templates take theirs from it as a scope."""
+
+    def read(self, read: Read, /) -> Any:
+        """Return a value of its own for each call, decoded, or MISSING where there is no such entry."""
+        ...
+
+    def read_missing(self, read: Read, /) -> Exception:
+        """Return the error for a reference without value and default."""
+        ...
+
+    def expression_missing(self, expression: Expression, /) -> Exception | None:
+        """Return the error for a template whose value is missing; None for the usual one."""
+        ...
+
+
 def fill(
     task: PlannedTask,
+    source: Source,
     *,
     context: Any,
-    read: Callable[[Read], Any],
-    scope: Scope,
     params: Mapping[str, Any],
     missing: MissingPolicy,
-    on_missing: Callable[[Read], Exception],
-    on_missing_expression: Callable[[Expression], Exception] | None = None,
     max_chars: int = MAX_RENDERED_CHARS,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the positional and keyword arguments of a task's handler. Nothing is awaited or kept.
 
     Args:
         task: the task.
+        source: where values come from.
         context: what the parameter for the context gets.
-        read: returns a value of its own for each call, decoded, or MISSING where there is no such entry.
-        scope: where templates find their values.
         params: the run's params, defaults included.
         missing: what a template does where a value is missing.
-        on_missing: makes the error for a reference without value and default.
-        on_missing_expression: makes the error for a template whose value is missing.
         max_chars: characters that a rendered text may have.
 
     Raises:
         XComTypeError: a value is not of the type its parameter is annotated with, or has nothing at a reference's path.
         TemplateError: a template can't be rendered.
-        Exception: what `on_missing` or `on_missing_expression` returned.
+        Exception: what `source` made for a value that is missing.
     """
     arguments: dict[str, Any] = {}
     for each in task.inputs:
         match each:
             case ReferenceInput():
-                value = _referred(task, each, read, on_missing)
+                value = _referred(task, each, source)
             case ContextInput():
                 value = context
             case ParamInput():
@@ -329,13 +339,18 @@ def fill(
             case TemplateInput():
                 native = not each.is_text
                 value = render(
-                    each.template, scope, missing=missing, native=native, max_chars=max_chars, on_missing=on_missing_expression
+                    each.template,
+                    source,
+                    missing=missing,
+                    native=native,
+                    max_chars=max_chars,
+                    on_missing=source.expression_missing,
                 )
                 value = _structured(task, each.name, value, each.annotation)
             case ConstantInput():
                 value = each.value
             case TreeInput():
-                value = render_tree(each.tree, scope, missing=missing, max_chars=max_chars, on_missing=on_missing_expression)
+                value = render_tree(each.tree, source, missing=missing, max_chars=max_chars, on_missing=source.expression_missing)
                 value = _structured(task, each.name, value, each.annotation)
             case _ as never:
                 assert_never(never)
@@ -346,17 +361,15 @@ def fill(
     return tuple(positional), arguments
 
 
-def _referred(
-    task: PlannedTask, each: ReferenceInput, read: Callable[[Read], Any], on_missing: Callable[[Read], Exception]
-) -> Any:
-    whole = read(each.read)
+def _referred(task: PlannedTask, each: ReferenceInput, source: Source) -> Any:
+    whole = source.read(each.read)
     value = walk(whole, each.path) if each.path else whole
     if value is not MISSING:
         return value if each.into_type is None else _converted(task, each.name, value, each.into_type)
     if each.default is not MISSING:
         return copy_of(each.default)
     if whole is MISSING:
-        raise on_missing(each.read)
+        raise source.read_missing(each.read)
     raise XComTypeError(
         f"parameter {each.name!r} of task {task.task_id!r}: the value of {each.reference!r} has nothing there",
         path=f"${format_path(each.path)}",

@@ -12,6 +12,7 @@ import attrs
 
 from dagrelay.dag.trigger_rules import Verdict, evaluate
 from dagrelay.engine.outcome import run_outcome
+from dagrelay.model.quick import quick_frozen
 from dagrelay.model.states import ENDED_TASK_STATES, RunState, TaskState, TriggerRule, check_task_transition
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Begin:
     """The run starts or goes on: everything that can start should."""
 
 
-@attrs.frozen
+@quick_frozen
 class AttemptEnded:
     """An attempt ended."""
 
@@ -81,7 +82,7 @@ Event: TypeAlias = Begin | AttemptEnded | RetryDue | CancelRequested | Interrupt
 # -------------------------------------------------------------------------------------------------------------- commands
 
 
-@attrs.frozen
+@quick_frozen
 class StartTask:
     """Start an attempt."""
 
@@ -187,6 +188,8 @@ class RunMachine:
         self._unmet: list[int] = [len(task.upstream) for task in plan.tasks]
         # Ended upstreams by kind (success, failed, skipped, upstream_failed), only for tasks that need more than `_unmet`.
         self._tallies: dict[int, list[int]] = {}
+        # Invariant: plain are the tasks of the default rule without a tally.
+        self._is_plain: list[bool] = [task.trigger_rule is TriggerRule.ALL_SUCCESS for task in plan.tasks]
         self._stopping: TaskState | None = None
         self._ended = False
         for index, known in (progress or {}).items():
@@ -261,7 +264,7 @@ class RunMachine:
                 self._count(index, state)
         for index, state in enumerate(self.states):
             if state in _RESTING:
-                if not self._unmet[index] or not self._is_plain(index):
+                if not self._unmet[index] or not self._is_plain[index]:
                     self._judge(index, commands)
             elif state is TaskState.UP_FOR_RETRY:
                 commands.append(WaitForRetry(index, self._retry_us[index]))
@@ -269,7 +272,7 @@ class RunMachine:
     def _attempt_ended(self, event: AttemptEnded, commands: list[Command]) -> None:
         index, state = event.index, event.state
         if self.states[index] is TaskState.QUEUED and state is not TaskState.INTERRUPTED and state is not TaskState.CANCELLED:
-            self._move(index, TaskState.RUNNING)  # Its start was not reported apart.
+            self.states[index] = TaskState.RUNNING  # As the table has it; the start was not reported apart.
         self._move(index, state)
         self._active.discard(index)
         if state is TaskState.UP_FOR_RETRY:
@@ -285,35 +288,34 @@ class RunMachine:
 
     def _settle(self, ended: list[int], commands: list[Command]) -> None:
         """Tell the downstreams of ended tasks, and theirs in turn where a task ends without running."""
+        unmet, states, is_plain = self._unmet, self.states, self._is_plain
         while ended:
             index = ended.pop()
-            state = self.states[index]
+            state = states[index]
             succeeded = state is TaskState.SUCCESS
             for downstream in self.plan.downstream[index]:
-                if succeeded and self._is_plain(downstream):
-                    self._unmet[downstream] -= 1
-                    if self._unmet[downstream] == 0 and self._stopping is None and self.states[downstream] in _RESTING:
+                if succeeded and is_plain[downstream]:
+                    unmet[downstream] -= 1
+                    if unmet[downstream] == 0 and self._stopping is None and states[downstream] in _RESTING:
                         self._ready(downstream, commands, ended)
                     continue
                 self._tally(downstream, state)
-                if self._stopping is None and self.states[downstream] in _RESTING:
+                if self._stopping is None and states[downstream] in _RESTING:
                     self._judge(downstream, commands, ended)
 
     def _count(self, index: int, state: TaskState) -> None:
         for downstream in self.plan.downstream[index]:
-            if state is TaskState.SUCCESS and self._is_plain(downstream):
+            if state is TaskState.SUCCESS and self._is_plain[downstream]:
                 self._unmet[downstream] -= 1
             else:
                 self._tally(downstream, state)
-
-    def _is_plain(self, index: int) -> bool:
-        return index not in self._tallies and self.plan.tasks[index].trigger_rule is TriggerRule.ALL_SUCCESS
 
     def _tally(self, index: int, state: TaskState) -> None:
         tally = self._tallies.get(index)
         if tally is None:
             met = len(self.plan.tasks[index].upstream) - self._unmet[index]
             tally = self._tallies[index] = [met, 0, 0, 0]
+            self._is_plain[index] = False
         tally[_TALLY[state]] += 1
 
     def _judge(self, index: int, commands: list[Command], ended: list[int] | None = None) -> None:

@@ -37,10 +37,6 @@ class _Line(Generic[W]):
     running: int = 0
     is_in_ring: bool = False
 
-    @property
-    def is_grantable(self) -> bool:
-        return bool(self.waiting) and (self.limit is None or self.running < self.limit)
-
 
 class Admission(Generic[W]):
     """Grants slots. Not an actor: a plain structure that scheduler and hosts use within one step of the loop.
@@ -74,18 +70,20 @@ class Admission(Generic[W]):
         """Queue an attempt of a run."""
         line = self._lines[owner]
         line.waiting.append(work)
-        self._update(line)
+        if not line.is_in_ring:
+            self._enlist(line)
 
     def take(self) -> W | None:
         """Grant a slot to the attempt whose turn it is, and return it; None if there is no slot or no attempt."""
-        if not self.has_grantable:
+        if self._running >= self._slots or not self._ring:
             return None
         line = self._ring.popleft()
         line.is_in_ring = False
         work = line.waiting.popleft()
         line.running += 1
         self._running += 1
-        self._update(line)
+        if line.waiting:
+            self._enlist(line)
         return work
 
     def release(self, owner: Hashable) -> None:
@@ -94,7 +92,8 @@ class Admission(Generic[W]):
         line = self._lines.get(owner)
         if line is not None:
             line.running -= 1
-            self._update(line)
+            if line.waiting and not line.is_in_ring:
+                self._enlist(line)
 
     def withdraw(self, owner: Hashable) -> list[W]:
         """Take a run's queued attempts out and return them."""
@@ -106,8 +105,9 @@ class Admission(Generic[W]):
             line.is_in_ring = False
         return withdrawn
 
-    def _update(self, line: _Line[W]) -> None:
-        if line.is_grantable and not line.is_in_ring:
+    def _enlist(self, line: _Line[W]) -> None:
+        """Give a line with somebody waiting in it its turn, unless its run has all the slots it may have."""
+        if line.limit is None or line.running < line.limit:
             line.is_in_ring = True
             self._ring.append(line)
 

@@ -31,7 +31,7 @@ from dagrelay.model.missing import MISSING
 from dagrelay.model.records import ErrorRecord, from_us
 from dagrelay.model.states import TaskState
 from dagrelay.runtime.context import TaskContext
-from dagrelay.runtime.inputs import Inputs, fetch
+from dagrelay.runtime.inputs import Inputs, at_hand, fetch
 from dagrelay.runtime.trampoline import drive
 from dagrelay.stores.operations import FinishAttempt, NewEntry, StartAttempt
 from dagrelay.templates import render_tree
@@ -39,14 +39,15 @@ from dagrelay.xcom.door import placed
 from dagrelay.xcom.task_xcom import TaskXCom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
     from contextvars import Context
 
-    from dagrelay.dag.plan import PlannedTask
+    from dagrelay.dag.plan import PlannedTask, Read
     from dagrelay.model.policies import MissingPolicy
     from dagrelay.model.records import InstanceKey
     from dagrelay.runtime.environment import Environment
     from dagrelay.runtime.timers import Timers
+    from dagrelay.xcom.cache import Encoded
     from dagrelay.xcom.task_xcom import RunData
 
 __all__ = ("Attempt", "CancelReason", "RunFacts", "error_record")
@@ -96,27 +97,41 @@ class Attempt:
         run: its run.
         index: the task's topological index.
         number: the attempt's number, from 1.
+        owner: whose line it stands in until it is granted a slot.
+        on_end: called after it: the attempt, and whether the broker took its outcome.
         failures: earlier attempts that count against the retry budget.
         interruptions: how often the task was interrupted before.
     """
 
-    def __init__(self, run: RunFacts, index: int, number: int, *, failures: int, interruptions: int) -> None:
+    # What most attempts never change stands here once, as one is made for every task.
+    cancel_reason: CancelReason | None = None
+    scope: anyio.CancelScope | None = None
+    on_cancel: Callable[[Attempt], None] | None = None
+    error: BaseException | None = None
+    is_closed: bool = False
+    _is_start_written = False
+
+    def __init__(
+        self,
+        run: RunFacts,
+        index: int,
+        number: int,
+        *,
+        owner: Hashable,
+        on_end: Callable[[Attempt, bool], None],
+        failures: int,
+        interruptions: int,
+    ) -> None:
         """Set up; nothing happens before `carry_out`."""
         self.run = run
         self.index = index
         self.number = number
+        self.owner = owner
+        self.on_end = on_end
         self.task: PlannedTask = run.data.plan.tasks[index]
         self.instance: InstanceKey = run.data.instances[index]
-        self.cancel_reason: CancelReason | None = None
-        self.scope: anyio.CancelScope | None = None
-        self.on_cancel: Callable[[Attempt], None] | None = None
-        self.error: BaseException | None = None
-        self.is_closed: bool = False
         self._failures = failures
         self._interruptions = interruptions
-        self._started_us = 0
-        self._start_seq = 0
-        self._is_start_written = False
 
     # -------------------------------------------------------------------------------------------- facts and signals
 
@@ -162,22 +177,18 @@ class Attempt:
             Whether the broker took the outcome.
         """
         run, book = self.run, self.run.data.book
+        self._on_suspend = on_suspend
         self._started_us = run.environment.now_us()
         self._start_seq = book.next_seq()
         book.open_attempt(self.instance, self.number)
-
-        def suspended() -> None:
-            self.ensure_started()
-            on_suspend()
-
         timer = None
         if self.task.timeout_s is not None:
             timer = run.timers.after(self.task.timeout_s, partial(self.cancel, CancelReason.TIMEOUT))
         outcome: FinishAttempt | None = None
         try:
-            value = await self._call(suspended)
+            value = await self._call()
             if self.cancel_reason is None:
-                outcome = await self._succeed(value, suspended)
+                outcome = await self._succeed(value)
         except BaseException as error:  # noqa: ASYNC103, BLE001 - the task's end, never the loop's or another task's
             outcome = None if self.cancel_reason is not None else self._judge(error)
         finally:
@@ -188,19 +199,28 @@ class Attempt:
             outcome = self._end_cancelled()
         return self._hand_in(outcome)
 
-    async def _call(self, suspended: Callable[[], None]) -> Any:
+    def _suspended(self) -> None:
+        self.ensure_started()
+        self._on_suspend()
+
+    async def _call(self) -> Any:
         run, task = self.run, self.task
         try:
-            values = await fetch(run.data, task.reads, suspended) if task.reads else {}
+            values: dict[Read, Encoded | None] = {}
+            if task.reads:
+                values, missing = at_hand(run.data, task.reads)
+                if missing:
+                    self._suspended()
+                    values.update(await fetch(run.data, missing))
             args, kwargs = self._fill(values)
         except DagrelayError as error:
             raise _InputError(error) from error
         if task.is_async:
-            return await drive(task.handler(*args, **kwargs), run.context.copy(), suspended)
+            return await drive(task.handler(*args, **kwargs), run.context.copy(), self._suspended)
         # A thread can't be cancelled: on timeout or cancel it is left to end by itself, and what it pushes then is refused.
         call = partial(_boxed, partial(task.handler, *args, **kwargs))
         work = anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=run.threads)
-        ended = await drive(work, run.context.copy(), suspended)
+        ended = await drive(work, run.context.copy(), self._suspended)
         if isinstance(ended, _Raised):
             raise ended.error
         return ended
@@ -217,17 +237,7 @@ class Attempt:
                     task.config, inputs, missing=missing, max_chars=run.max_chars, on_missing=inputs.expression_missing
                 )
             context = self._context(config)
-        return fill(
-            task,
-            context=context,
-            read=inputs.read,
-            scope=inputs,
-            params=run.params,
-            missing=missing,
-            on_missing=inputs.read_missing,
-            on_missing_expression=inputs.expression_missing,
-            max_chars=run.max_chars,
-        )
+        return fill(task, inputs, context=context, params=run.params, missing=missing, max_chars=run.max_chars)
 
     def _facts(self) -> dict[tuple[str, str], Any]:
         run = self.run
@@ -255,7 +265,7 @@ class Attempt:
             run_started_at=from_us(run.started_us),
         )
 
-    async def _succeed(self, value: Any, suspended: Callable[[], None]) -> FinishAttempt:
+    async def _succeed(self, value: Any) -> FinishAttempt:
         data, task = self.run.data, self.task
         entries: tuple[NewEntry, ...] = ()
         if task.auto_push:
@@ -266,9 +276,11 @@ class Attempt:
                 serializer=task.serializer,
                 declared=MISSING if isinstance(task.return_type, str) else task.return_type,
             )
-        size = sum(len(entry.value) for entry in entries)
+        size = 0
+        for entry in entries:
+            size += len(entry.value)
         if data.broker.is_congested or (size and data.book.is_over_budget(size)):
-            suspended()
+            self._suspended()
             if size:
                 await data.broker.make_budget(data.book, size)
             await data.broker.wait_for_room()

@@ -18,30 +18,16 @@ import attrs
 from dagrelay.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from anyio.abc import TaskGroup
 
     from dagrelay.runtime.admission import Admission
-    from dagrelay.runtime.attempt import Attempt, CancelReason
+    from dagrelay.runtime.attempt import Attempt
     from dagrelay.runtime.timers import Timers
 
-__all__ = ("Hosting", "HostingStatistics", "Job")
+__all__ = ("Hosting", "HostingStatistics")
 
-_STEPS_BETWEEN_CHECKPOINTS: Final = 16
+_STEPS_BETWEEN_CHECKPOINTS: Final = 64
 """Attempts that a host carries without waiting before it lets others run."""
-
-
-@attrs.frozen(eq=False)
-class Job:
-    """An attempt on its way through admission and hosting, and whom to tell."""
-
-    owner: object
-    """Whose line it stands in."""
-    attempt: Attempt
-    """What to carry out."""
-    on_end: Callable[[Attempt, bool], None]
-    """Called after it: the attempt, and whether the broker took its outcome."""
 
 
 @attrs.frozen(kw_only=True)
@@ -63,7 +49,7 @@ class Hosting:
         grace_s: seconds after which a handler that goes on in spite of its cancellation is named in a warning.
     """
 
-    def __init__(self, admission: Admission[Job], timers: Timers, *, grace_s: float) -> None:
+    def __init__(self, admission: Admission[Attempt], timers: Timers, *, grace_s: float) -> None:
         """Start without hosts; they come as they are needed."""
         self._admission = admission
         self._timers = timers
@@ -87,10 +73,11 @@ class Hosting:
         while self._idle:
             self._idle.pop().set()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, attempt: Attempt) -> None:
         """Queue an attempt."""
-        self._admission.add(job.owner, job)
-        self.wake()
+        self._admission.add(attempt.owner, attempt)
+        if not self._is_one_coming:
+            self.wake()
 
     def wake(self) -> None:
         """Have a host look for work, if there is some and none is looking."""
@@ -103,10 +90,6 @@ class Hosting:
             assert self._task_group is not None
             self._hosts += 1
             self._task_group.start_soon(self._host, name=f"host {self._hosts}")
-
-    def cancel(self, attempt: Attempt, reason: CancelReason) -> None:
-        """Cancel a hosted attempt."""
-        attempt.cancel(reason)
 
     def _watch(self, attempt: Attempt) -> None:
         """Watch that a cancelled attempt ends, whoever cancelled it."""
@@ -160,14 +143,16 @@ class Hosting:
 
     async def _carry_until_cancelled(self, scope: anyio.CancelScope, task: asyncio.Task[Any] | None) -> bool:
         steps = 0
-        while not scope.cancel_called and not _is_spoilt(task):
-            job = self._admission.take()
-            if job is None:
+        while not _is_spoilt(task):
+            attempt = self._admission.take()
+            if attempt is None:
                 steps = 0
                 if not await self._rest():
                     return False
                 continue
-            await self._carry(job, scope)
+            await self._carry(attempt, scope)
+            if attempt.cancel_reason is not None:
+                break  # Only its cancellation can have used the scope.
             steps += 1
             if steps == _STEPS_BETWEEN_CHECKPOINTS:
                 steps = 0
@@ -189,8 +174,7 @@ class Hosting:
         self._is_one_coming = False
         return not self._is_closed or self._admission.has_grantable
 
-    async def _carry(self, job: Job, scope: anyio.CancelScope) -> None:
-        attempt = job.attempt
+    async def _carry(self, attempt: Attempt, scope: anyio.CancelScope) -> None:
         attempt.scope = scope
         attempt.on_cancel = self._watch
         is_taken = False
@@ -201,8 +185,8 @@ class Hosting:
             get_logger().exception("attempt.lost", run_id=attempt.instance.run_id, task_id=attempt.instance.task_id)
         finally:
             attempt.scope = attempt.on_cancel = None
-            self._admission.release(job.owner)
-            job.on_end(attempt, is_taken)
+            self._admission.release(attempt.owner)
+            attempt.on_end(attempt, is_taken)
 
     def statistics(self) -> HostingStatistics:
         """Return the hosts."""

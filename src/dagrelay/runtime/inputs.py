@@ -4,44 +4,46 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dagrelay.errors import MissingReferenceError
 from dagrelay.model.missing import MISSING
 from dagrelay.stores.base import Lookup
 from dagrelay.templates import missing_key_hint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from dagrelay.dag.plan import Read
     from dagrelay.errors import XComNotFoundError
     from dagrelay.templates import Expression
-    from dagrelay.xcom.cache import Resident
+    from dagrelay.xcom.cache import Encoded
     from dagrelay.xcom.task_xcom import RunData
 
-__all__ = ("Inputs", "fetch")
+__all__ = ("Inputs", "at_hand", "fetch")
 
 
-async def fetch(data: RunData, reads: tuple[Read, ...], on_wait: Callable[[], None]) -> dict[Read, Resident | None]:
-    """Return the encoded values of `reads`, None where there is none; `on_wait` is called if memory does not have them all.
-
-    Cancellation: nothing is left behind.
-    """
-    instances, book, broker = data.instances, data.book, data.broker
-    found: dict[Read, Resident | None] = {}
-    wanted: list[Lookup] = []
+def at_hand(data: RunData, reads: tuple[Read, ...]) -> tuple[dict[Read, Encoded | None], list[Read]]:
+    """Return the encoded values of `reads` that are in memory, None for the others, and those others, for `fetch`."""
+    instances, slots_seen, get = data.instances, data.book.slots_seen, data.broker.cache.get
+    found: dict[Read, Encoded | None] = {}
     missing: list[Read] = []
     for read in reads:
         instance = instances[read.index]
-        slots = book.slots_seen(instance)
-        value = broker.resident(instance, read.key, slots)
-        found[read] = value
+        slots = slots_seen(instance)
+        value = found[read] = get((instance, slots[0], read.key)) if slots else None
         if value is None:
             missing.append(read)
-            wanted.append(Lookup(instance=instance, key=read.key, slots=slots))
-    if wanted:
-        on_wait()
-        found.update(zip(missing, await broker.find(wanted), strict=True))
-    return found
+    return found, missing
+
+
+async def fetch(data: RunData, reads: Sequence[Read]) -> Iterable[tuple[Read, Encoded | None]]:
+    """Return the encoded values of `reads`, None where there is none, from the store as well.
+
+    Cancellation: nothing is left behind.
+    """
+    instances, book = data.instances, data.book
+    wanted = [
+        Lookup(instance=instances[read.index], key=read.key, slots=book.slots_seen(instances[read.index])) for read in reads
+    ]
+    return zip(reads, await data.broker.find(wanted), strict=True)
 
 
 class Inputs:
@@ -53,13 +55,14 @@ class Inputs:
     def __init__(
         self,
         data: RunData,
-        values: Mapping[Read, Resident | None],
+        values: Mapping[Read, Encoded | None],
         *,
         params: Mapping[str, Any],
         facts: Mapping[tuple[str, str], Any],
     ) -> None:
         """Take encoded `values`, the run's `params`, and `facts`: (root, name) -> value for `run.` and `task.`."""
         self._data = data
+        self._decode = data.door.registry.decode
         self._values = values
         self._params = params
         self._facts = facts
@@ -68,7 +71,7 @@ class Inputs:
     def read(self, read: Read) -> Any:
         """Return a fresh copy of a value, or MISSING."""
         found = self._values.get(read)
-        return MISSING if found is None else self._data.door.decode(found.serializer, found.value)
+        return MISSING if found is None else self._decode(found.serializer, found.value)
 
     def get(self, expression: Expression) -> Any:
         """Return what an expression of a template starts from, or MISSING."""
@@ -91,11 +94,10 @@ class Inputs:
         """Return the error for a reference whose value is not there."""
         return self._data.not_found(read.index, read.key)
 
-    def expression_missing(self, expression: Expression) -> Exception:
-        """Return the error for an expression whose value is not there."""
+    def expression_missing(self, expression: Expression) -> XComNotFoundError | None:
+        """Return the error for an expression whose value is not there; None if it is there, and has nothing at its path."""
         if expression.root != "xcom" or self.get(expression) is not MISSING:
-            # The root is there; what is missing is the way from it.
-            return MissingReferenceError(expression.source, text=f"{{{{ {expression.source} }}}}")
+            return None
         where = f"the template needs {{{{ {expression.source} }}}}"
         hint = missing_key_hint(expression)
         index = self._data.plan.index[expression.task_id]

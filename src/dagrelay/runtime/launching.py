@@ -118,7 +118,7 @@ async def reopen(services: Services, plan: Plan, image: RunImage, *, clear_from:
     params = {**plan.params, **json.loads(image.stored.params)}
     created_us = to_us(run.created_at)
     ends = {
-        index: attrs.evolve(end, error=None) if plan.task_ids[index] in cleared else end
+        index: end._replace(error=None) if plan.task_ids[index] in cleared else end
         for index, end in task_ends(plan, image.instances).items()
     }
     return _scheduler(services, plan, book, machine, ends=ends, params=params, created_us=created_us)

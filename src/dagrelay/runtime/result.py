@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dagrelay.runtime.scheduler import Scheduler, TaskEnd
     from dagrelay.runtime.services import Services
     from dagrelay.stores.base import RunImage
+    from dagrelay.xcom.cache import Encoded
     from dagrelay.xcom.door import Door
     from dagrelay.xcom.reading import Reader
 
@@ -103,7 +104,7 @@ class RunResult:
     errors: Mapping[str, TaskFailedError]
     """The failed tasks' errors by task id."""
     _plan: Plan = attrs.field(alias="plan", repr=False)
-    _leaves: Mapping[int, Resident] = attrs.field(alias="leaves", repr=False)
+    _leaves: Mapping[int, Encoded] = attrs.field(alias="leaves", repr=False)
     _door: Door = attrs.field(alias="door", repr=False)
     _reader: Reader = attrs.field(alias="reader", repr=False)
 
@@ -148,7 +149,7 @@ class RunResult:
             raise self._not_found(index, key)
         return self._decode(index, Resident(found.value, found.serializer), task if key == RETURN_VALUE else "")
 
-    def _decode(self, index: int, found: Resident, task: Task[Any] | str) -> Any:
+    def _decode(self, index: int, found: Encoded, task: Task[Any] | str) -> Any:
         as_type = self._plan.tasks[index].return_type if isinstance(task, Task) else MISSING
         return self._door.decode(found.serializer, found.value, as_type)
 
@@ -235,7 +236,7 @@ async def result_of_image(services: Services, plan: Plan, image: RunImage) -> Ru
     )
 
 
-def _present(plan: Plan, states: Sequence[TaskState], found: Sequence[Resident | None]) -> dict[int, Resident]:
+def _present(plan: Plan, states: Sequence[TaskState], found: Sequence[Encoded | None]) -> dict[int, Encoded]:
     return {
         index: value
         for index, value in zip(plan.leaves, found, strict=True)

@@ -18,7 +18,7 @@ from dagrelay.runtime.admission import Admission, AdmissionStatistics
 from dagrelay.runtime.environment import Environment
 from dagrelay.runtime.handle import RunHandle
 from dagrelay.runtime.history import Timeline, run_record, task_records, unknown_run
-from dagrelay.runtime.hosting import Hosting, HostingStatistics, Job
+from dagrelay.runtime.hosting import Hosting, HostingStatistics
 from dagrelay.runtime.runs import Runs
 from dagrelay.runtime.services import Services
 from dagrelay.runtime.supervision import Supervisor
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dagrelay.model.events import Event
     from dagrelay.model.records import Run, TaskInstance
     from dagrelay.model.states import TaskState
+    from dagrelay.runtime.attempt import Attempt
     from dagrelay.runtime.launching import Launch
     from dagrelay.runtime.result import RunResult
     from dagrelay.serializers.base import Serializer
@@ -159,7 +160,7 @@ class Runtime:
     def _make_services(self) -> Services:
         broker = Broker(self._store, self._limits)
         timers = Timers()
-        admission: Admission[Job] = Admission(self._max_concurrency)
+        admission: Admission[Attempt] = Admission(self._max_concurrency)
         return Services(
             store=self._store,
             broker=broker,

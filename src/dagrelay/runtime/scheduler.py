@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias, assert_never
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, assert_never
 
 import anyio
 import attrs
 
-from dagrelay.actors.mailbox import Mailbox, MailboxClosed
 from dagrelay.engine.machine import (
     AttemptEnded,
     Begin,
@@ -29,7 +29,6 @@ from dagrelay.log import get_logger
 from dagrelay.model.records import ErrorRecord
 from dagrelay.model.states import FINISHED_RUN_STATES, RunState, TaskState
 from dagrelay.runtime.attempt import Attempt, CancelReason
-from dagrelay.runtime.hosting import Job
 from dagrelay.stores.operations import FinishAttempt, MarkInstance, PruneRuns, SetRunState
 
 if TYPE_CHECKING:
@@ -40,6 +39,11 @@ if TYPE_CHECKING:
     from dagrelay.runtime.hosting import Hosting
 
 __all__ = ("Scheduler", "TaskEnd")
+
+
+@attrs.frozen
+class _Begin:
+    pass
 
 
 @attrs.frozen
@@ -74,14 +78,12 @@ class _Interrupt:
     pass
 
 
-_Message: TypeAlias = _Outcomes | _StoreFailed | _AttemptLost | _Retry | _Cancel | _Interrupt
+_Message: TypeAlias = _Begin | _Outcomes | _StoreFailed | _AttemptLost | _Retry | _Cancel | _Interrupt
 
 _REASONS = {TaskState.CANCELLED: CancelReason.CANCELLED, TaskState.INTERRUPTED: CancelReason.INTERRUPTED}
-_MAX_MESSAGES = 4096
 
 
-@attrs.frozen(slots=True)
-class TaskEnd:
+class TaskEnd(NamedTuple):
     """How a task's latest attempt, or the task without one, ended."""
 
     attempt: int
@@ -95,7 +97,10 @@ class TaskEnd:
 
 
 class Scheduler:
-    """Runs one run. Its methods post messages; `run` handles them one at a time.
+    """Runs one run. Its methods post messages, which it handles one at a time, each to its end, within the step that posts them.
+
+    Nothing that it does for a message waits or runs a handler, so a switch to a task of its own would cost time and gain nothing;
+    a message that comes of handling another waits its turn.
 
     Args:
         facts: what the run's attempts share.
@@ -114,7 +119,7 @@ class Scheduler:
         machine: RunMachine,
         *,
         ends: dict[int, TaskEnd],
-        admission: Admission[Job],
+        admission: Admission[Attempt],
         hosting: Hosting,
         keep_runs: int,
     ) -> None:
@@ -132,9 +137,12 @@ class Scheduler:
         self._admission = admission
         self._hosting = hosting
         self._keep_runs = keep_runs
-        self._mailbox: Mailbox[_Message] = Mailbox(f"scheduler {facts.data.book.run_id}", _MAX_MESSAGES)
-        self._jobs: dict[int, Job] = {}
+        self._messages: deque[_Message] = deque()
+        self._is_busy = True  # Until it begins, messages wait as they do while another is handled.
+        self._attempts: dict[int, Attempt] = {}
         self._end_state: RunState | None = None
+        self._bug: Exception | None = None
+        self._done = anyio.Event()
 
     @property
     def run_id(self) -> str:
@@ -160,19 +168,34 @@ class Scheduler:
         self._post(_StoreFailed(error, lost))
 
     def _attempt_ended(self, attempt: Attempt, is_taken: bool) -> None:  # noqa: FBT001 - the shape of a host's report
-        self._jobs.pop(attempt.index, None)
-        if attempt.error is not None and attempt.cancel_reason is CancelReason.INTERRUPTED:
-            self.interrupt(attempt.error)  # A KeyboardInterrupt or a store's fault, which concern the whole run.
-        elif attempt.error is not None:
-            self.causes[attempt.index] = attempt.error
+        self._attempts.pop(attempt.index, None)
+        if attempt.error is not None:
+            if attempt.cancel_reason is CancelReason.INTERRUPTED:
+                self.interrupt(attempt.error)  # A KeyboardInterrupt or a store's fault, which concern the whole run.
+            else:
+                self.causes[attempt.index] = attempt.error
         if not is_taken:
             self._post(_AttemptLost(attempt.index))
 
-    def _post(self, message: _Message) -> None:
-        with suppress(MailboxClosed):  # The run has ended; whatever this is comes too late for it.
-            self._mailbox.post(message)
+    # ----------------------------------------------------------------------------------------------------- messages
 
-    # --------------------------------------------------------------------------------------------------------- loop
+    def _post(self, message: _Message) -> None:
+        """Have a message handled; one that comes after the run's end is too late for it."""
+        self._messages.append(message)
+        if not self._is_busy:
+            self._handle_all()
+
+    def _handle_all(self) -> None:
+        self._is_busy = True
+        try:
+            while self._messages and self._end_state is None:
+                self._handle(self._messages.popleft())
+        except Exception as error:  # noqa: BLE001 - a bug of ours must reach whoever awaits the run, not whoever told of an end
+            self._bug = error
+        if self._end_state is None and self._bug is None:
+            self._is_busy = False
+        else:
+            self._done.set()
 
     async def run(self) -> None:
         """Run to the end. Shields itself; it is stopped by `cancel` and `interrupt`."""
@@ -180,23 +203,29 @@ class Scheduler:
         self._admission.enter(self, self.facts.data.plan.max_concurrency)
         with anyio.CancelScope(shield=True):
             try:
-                self._carry_out(self.machine.step(Begin()))
-                while self._end_state is None:
-                    for message in await self._mailbox.drain(_MAX_MESSAGES):
-                        self._handle(message)
-                await self._record_end(self._end_state)
-            except Exception as error:  # noqa: BLE001 - a bug of ours must reach whoever awaits the run, and nobody else
+                self._messages.appendleft(_Begin())
+                self._handle_all()
+                await self._record_end(await self._end())
+            except Exception as error:  # noqa: BLE001 - as above
                 get_logger().exception("scheduler.died", run_id=self.run_id)
                 self.failure = self.failure or error
                 self.state = RunState.INTERRUPTED
-                for job in self._jobs.values():
-                    job.attempt.cancel(CancelReason.INTERRUPTED)
+                for attempt in self._attempts.values():
+                    attempt.cancel(CancelReason.INTERRUPTED)
             finally:
-                self._mailbox.discard()
+                self._is_busy = True
+                self._messages.clear()
                 self._admission.withdraw(self)
                 self._admission.leave(self)
                 broker.leave_run(book)
                 self.ended.set()
+
+    async def _end(self) -> RunState:
+        await self._done.wait()
+        if self._end_state is None:
+            assert self._bug is not None
+            raise self._bug
+        return self._end_state
 
     def _handle(self, message: _Message) -> None:
         machine, index_of = self.machine, self.facts.data.plan.index
@@ -204,6 +233,8 @@ class Scheduler:
             case _Outcomes(outcomes):
                 for outcome in outcomes:
                     self._take_outcome(index_of[outcome.instance.task_id], outcome)
+            case _Begin():
+                self._carry_out(machine.step(Begin()))
             case _Retry(index):
                 self._carry_out(machine.step(RetryDue(index)))
             case _AttemptLost(index, state):
@@ -257,12 +288,13 @@ class Scheduler:
             self.facts,
             index,
             number,
+            owner=self,
+            on_end=self._attempt_ended,
             failures=self.machine.failures.get(index, 0),
             interruptions=self.machine.interruptions.get(index, 0),
         )
-        job = Job(self, attempt, self._attempt_ended)
-        self._jobs[index] = job
-        self._hosting.submit(job)
+        self._attempts[index] = attempt
+        self._hosting.submit(attempt)
 
     def _mark(self, index: int, state: TaskState) -> None:
         data, now_us = self.facts.data, self.facts.environment.now_us()
@@ -283,13 +315,13 @@ class Scheduler:
             self.interrupt(failure)
 
     def _stop_attempts(self, state: TaskState) -> None:
-        for job in self._admission.withdraw(self):
-            self._jobs.pop(job.attempt.index, None)
+        for queued in self._admission.withdraw(self):
+            self._attempts.pop(queued.index, None)
             # A queued attempt leaves no trace: its number is simply not used.
-            self._post(_AttemptLost(job.attempt.index, state))
+            self._post(_AttemptLost(queued.index, state))
         reason = _REASONS[state]
-        for job in list(self._jobs.values()):
-            self._hosting.cancel(job.attempt, reason)
+        for running in list(self._attempts.values()):
+            running.cancel(reason)
 
     async def _record_end(self, state: RunState) -> None:
         """Record the run's end, or at least, where not all that led to it could be stored, that it stopped."""

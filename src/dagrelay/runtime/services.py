@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
     from dagrelay.model.policies import Durability, Limits, MissingPolicy
     from dagrelay.runtime.admission import Admission
+    from dagrelay.runtime.attempt import Attempt
     from dagrelay.runtime.environment import Environment
-    from dagrelay.runtime.hosting import Hosting, Job
+    from dagrelay.runtime.hosting import Hosting
     from dagrelay.runtime.timers import Timers
     from dagrelay.stores.base import Store
     from dagrelay.xcom.broker import Broker
@@ -31,7 +32,7 @@ class Services:
     """The broker."""
     door: Door
     """Values in and out."""
-    admission: Admission[Job]
+    admission: Admission[Attempt]
     """Slots."""
     hosting: Hosting
     """Hosts."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dagrelay.serializers.base import Serializer as Serializer
 from dagrelay.serializers.base import SerializerRegistry as SerializerRegistry
-from dagrelay.serializers.base import decode as decode
 from dagrelay.serializers.base import encode as encode
 from dagrelay.serializers.converter import check_type as check_type
 from dagrelay.serializers.converter import structure as structure
@@ -17,7 +16,6 @@ __all__ = (
     "Serializer",
     "SerializerRegistry",
     "check_type",
-    "decode",
     "encode",
     "encode_json",
     "structure",

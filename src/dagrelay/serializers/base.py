@@ -10,7 +10,7 @@ from dagrelay.ids import check_key
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ("MAX_XCOM_BYTES", "BoundedSerializer", "Serializer", "SerializerRegistry", "decode", "encode")
+__all__ = ("MAX_XCOM_BYTES", "BoundedSerializer", "Serializer", "SerializerRegistry", "encode")
 
 MAX_XCOM_BYTES: Final = "Limits(max_xcom_bytes=...)"
 """How the limit of a value's size is raised, for errors."""
@@ -92,6 +92,20 @@ class SerializerRegistry:
             )
         return found
 
+    def decode(self, name: str, data: bytes) -> Any:
+        """Return a fresh value from the bytes that the serializer of that name has written.
+
+        Raises:
+            XComSerializationError: there is no such serializer, or it raised (its exception is the cause).
+        """
+        serializer = self._by_name.get(name) or self.get(name)
+        try:
+            return serializer.loads(data)
+        except XComSerializationError:
+            raise
+        except Exception as error:
+            raise XComSerializationError(f"serializer {name!r} can't read {len(data)} stored bytes: {_told(error)}") from error
+
 
 def encode(serializer: Serializer, value: Any, *, max_bytes: int, what: str, setting: str = MAX_XCOM_BYTES) -> bytes:
     """Return a value as bytes by a serializer; exactly `max_bytes` are accepted.
@@ -121,21 +135,6 @@ def encode(serializer: Serializer, value: Any, *, max_bytes: int, what: str, set
     if len(data) > max_bytes:
         raise XComTooLargeError(what, actual=len(data), limit=max_bytes, setting=setting)
     return data
-
-
-def decode(registry: SerializerRegistry, name: str, data: bytes) -> Any:
-    """Return a fresh value from the bytes that the serializer of that name has written.
-
-    Raises:
-        XComSerializationError: there is no such serializer, or it raised (its exception is the cause).
-    """
-    serializer = registry.get(name)
-    try:
-        return serializer.loads(data)
-    except XComSerializationError:
-        raise
-    except Exception as error:
-        raise XComSerializationError(f"serializer {name!r} can't read {len(data)} stored bytes: {_told(error)}") from error
 
 
 def _told(error: Exception) -> str:

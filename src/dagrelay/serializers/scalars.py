@@ -47,13 +47,22 @@ class Scalar:
 def _write_datetime(value: datetime) -> str | Refused:
     if value.tzinfo is None:
         return Refused("a naive datetime with fold=1 has no exact text; give it a time zone") if value.fold else value.isoformat()
-    return Refused("a datetime has a time zone without offset") if value.utcoffset() is None else value.isoformat()
+    if value.utcoffset() is None:
+        return Refused("a datetime has a time zone without offset")
+    return _read_back(value)
 
 
 def _write_time(value: time) -> str | Refused:
     if value.fold or (value.tzinfo is not None and value.utcoffset() is None):
         return Refused("a time with fold=1, or with a time zone that has no fixed offset, has no exact text; push a datetime")
-    return value.isoformat()
+    return _read_back(value)
+
+
+def _read_back(value: datetime | time) -> str | Refused:
+    text = value.isoformat()
+    # `fromisoformat` takes an offset of less than a second for none (CPython 3.11 to 3.13).
+    is_same = type(value).fromisoformat(text).utcoffset() == value.utcoffset()
+    return text if is_same else Refused(f"{text} has an offset that can't be read back")
 
 
 def _write_duration(value: timedelta) -> str:

@@ -262,6 +262,8 @@ def _named_tuple_hook(kind: Any) -> Hook:
 
 
 def _dict_hook(key_type: Any, item_type: Any) -> Hook:
+    if key_type is str and is_any(item_type):
+        return _plain_dict
     read_key = _key_reader(unwrap(key_type))
     convert = structure_hook(item_type)
 
@@ -279,6 +281,15 @@ def _dict_hook(key_type: Any, item_type: Any) -> Hook:
         return items
 
     return structure
+
+
+def _plain_dict(value: Any) -> Any:
+    """Hand on the mapping that most handlers ask for, in which nothing is to be converted."""
+    plain = _require(dict, value)
+    for key in plain:
+        if type_of(key) is not str:
+            raise _within(key_path(key), expected("a str", key))
+    return plain
 
 
 def _key_reader(key_type: Any) -> Hook:

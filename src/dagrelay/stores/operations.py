@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
+from dagrelay.model.quick import quick_frozen
+
 if TYPE_CHECKING:
     from dagrelay.model.records import ErrorRecord, InstanceKey
     from dagrelay.model.states import RunState, TaskState
@@ -58,7 +60,7 @@ class StoredPlan:
     """All task ids in topological order."""
 
 
-@attrs.frozen(kw_only=True)
+@quick_frozen(kw_only=True)
 class NewEntry:
     """One encoded value on its way to the store."""
 
@@ -134,7 +136,7 @@ class SetRunState:
     """Place of RunFinished."""
 
 
-@attrs.frozen(kw_only=True)
+@quick_frozen(kw_only=True)
 class StartAttempt:
     """Record that an attempt runs.
 
@@ -152,7 +154,7 @@ class StartAttempt:
     """Place of its TaskStateChanged."""
 
 
-@attrs.frozen(kw_only=True)
+@quick_frozen(kw_only=True)
 class FinishAttempt:
     """Record an attempt's outcome and, in the same transaction, what it returned.
 

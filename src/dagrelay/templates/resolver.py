@@ -68,7 +68,7 @@ def render(
     missing: MissingPolicy = MissingPolicy.ERROR,
     native: bool = False,
     max_chars: int = MAX_RENDERED_CHARS,
-    on_missing: Callable[[Expression], Exception] | None = None,
+    on_missing: Callable[[Expression], Exception | None] | None = None,
 ) -> Any:
     """Return the template with its expressions replaced by their values.
 
@@ -82,7 +82,7 @@ def render(
         native: return the value itself, with its type, where the template is exactly one expression; a dict or list is a fresh
             copy, as the scope may share its own.
         max_chars: characters that the text may have.
-        on_missing: makes the error for a value that is missing.
+        on_missing: makes the error for a value that is missing; None for the usual one.
 
     Raises:
         MissingReferenceError: a value is missing; or what `on_missing` returns.
@@ -214,10 +214,11 @@ class _Rendering:
         )
 
 
-def _not_there(expression: Expression, template: Template, on_missing: Callable[[Expression], Exception] | None) -> Exception:
-    if on_missing is not None:
-        return on_missing(expression)
-    return MissingReferenceError(expression.source, text=template.text, hint=missing_key_hint(expression))
+def _not_there(
+    expression: Expression, template: Template, on_missing: Callable[[Expression], Exception | None] | None
+) -> Exception:
+    error = None if on_missing is None else on_missing(expression)
+    return error or MissingReferenceError(expression.source, text=template.text, hint=missing_key_hint(expression))
 
 
 def _copied(value: Any) -> Any:

@@ -142,7 +142,7 @@ def render_tree(
     *,
     missing: MissingPolicy = MissingPolicy.ERROR,
     max_chars: int = MAX_RENDERED_CHARS,
-    on_missing: Callable[[Expression], Exception] | None = None,
+    on_missing: Callable[[Expression], Exception | None] | None = None,
 ) -> Any:
     """Return a configuration with its texts rendered: a fresh structure, which its owner may change.
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from dagrelay.stores.base import Lookup, Store
     from dagrelay.stores.operations import NewEntry
     from dagrelay.xcom.book import RunBook, RunReports
-    from dagrelay.xcom.cache import CacheStatistics
+    from dagrelay.xcom.cache import CacheStatistics, Encoded
 
 __all__ = ("FATAL_ERRORS", "Broker", "BrokerStatistics", "Lost")
 
@@ -209,10 +209,12 @@ class Broker:
             return False
         instance, attempt = operation.instance, operation.attempt
         book.check_open(instance, attempt)
-        size = sum(len(entry.value) for entry in operation.entries)
+        size = 0
+        for entry in operation.entries:
+            size += len(entry.value)
         if size:
             book.check_budget(size)
-        self._accept(Request(operation, book, size, None, not is_start_written))
+        self._post(Request(operation, book, size, None, not is_start_written))
         book.close_attempt(instance, attempt)
         if operation.state is TaskState.SUCCESS:
             book.note_success(instance, attempt)
@@ -270,20 +272,14 @@ class Broker:
 
     # ----------------------------------------------------------------------------------------------------- finding
 
-    def resident(self, instance: InstanceKey, key: str, slots: tuple[int, ...] | None) -> Resident | None:
-        """Return the value of the first of `slots`, if it is at hand; a lookup without a message.
-
-        Only the first slot can be judged from memory: that a value is not at hand does not say that there is none. Where `slots`
-        is None, only the store can tell.
-        """
-        return self.cache.get((instance, slots[0], key)) if slots else None
-
-    async def find(self, wanted: Sequence[Lookup]) -> list[Resident | None]:
+    async def find(self, wanted: Sequence[Lookup]) -> list[Encoded | None]:
         """Return the values wanted, in order, None where there is none: from memory, and what misses by one read.
 
         Cancellation: nothing is left behind.
         """
-        found: list[Resident | None] = [self.resident(look.instance, look.key, look.slots) for look in wanted]
+        found: list[Encoded | None] = [
+            self.cache.get((look.instance, look.slots[0], look.key)) if look.slots else None for look in wanted
+        ]
         places = [place for place, value in enumerate(found) if value is None]
         if not places:
             return found
@@ -297,7 +293,7 @@ class Broker:
                     keep((look.instance, entry.slot, look.key), value)
         return found
 
-    def _overlaid(self, look: Lookup, found_slot: int | None) -> Resident | None:
+    def _overlaid(self, look: Lookup, found_slot: int | None) -> Encoded | None:
         """Return a value that awaits its commit and stands under a slot before, or equal to, the stored one's."""
         for slot in look.slots or ():
             value = self.cache.pending((look.instance, slot, look.key))
@@ -394,20 +390,24 @@ class Broker:
             if isinstance(result, DagrelayError):
                 self._fail(request, result, lost)
                 continue
-            self._operations += 1
             self._release(request, is_stored=True)
-            for stored in entries_of(request.operation):
-                self.cache.commit(*stored)
             match request.operation:
-                case FinishAttempt() as outcome if request.book is not None and not request.book.is_pipelined:
-                    done.setdefault(request.book, []).append(outcome)
+                case FinishAttempt() as outcome:
+                    for entry in outcome.entries:
+                        self.cache.commit(outcome.instance, outcome.attempt, entry)
+                    if request.book is not None and not request.book.is_pipelined:
+                        done.setdefault(request.book, []).append(outcome)
+                case PutEntries() as put:
+                    for entry in put.entries:
+                        self.cache.commit(put.instance, put.slot, entry)
                 case DeleteEntries() as deleted:
                     self.cache.forget_task(deleted.run_id, deleted.task_id, deleted.key)
                 case DeleteRun() as deleted:
                     self.cache.forget_run(deleted.run_id)
                 case _:
                     pass
-            self._followers.tell(request, result)
+            if self._followers.are_there:
+                self._followers.tell(request, result)
             if request.reply is not None:
                 request.reply.answer(result)
         for book, outcomes in done.items():
@@ -449,6 +449,9 @@ class Broker:
         failure = self._refusal(request)
         if failure is not None:
             raise _copy_of(failure)
+        self._post(request)
+
+    def _post(self, request: Request) -> None:
         try:
             self._mailbox.post(request)
         except MailboxClosed:
@@ -459,6 +462,7 @@ class Broker:
 
     def _release(self, request: Request, *, is_stored: bool) -> None:
         request.is_settled = True
+        self._operations += is_stored
         self._room.pending_bytes -= request.size
         if request.book is not None:
             request.book.release(request.size, is_stored=is_stored)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import attrs
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dagrelay.model.records import InstanceKey
     from dagrelay.stores.operations import NewEntry
 
-__all__ = ("CacheStatistics", "EntryKey", "Resident", "ValueCache")
+__all__ = ("CacheStatistics", "Encoded", "EntryKey", "Resident", "ValueCache")
 
 _ENTRY_OVERHEAD = 200
 """Bytes that the key and the books of one cached value cost, roughly."""
@@ -28,8 +28,22 @@ EntryKey: TypeAlias = "tuple[InstanceKey, int, str]"
 """What names one stored entry: whose it is, its slot, its key. A bare tuple, as five are made for each task."""
 
 
+class Encoded(Protocol):
+    """An encoded value, and what wrote it."""
+
+    @property
+    def value(self) -> bytes:
+        """The bytes."""
+        ...
+
+    @property
+    def serializer(self) -> str:
+        """The serializer's name."""
+        ...
+
+
 class Resident(NamedTuple):
-    """An encoded value at hand."""
+    """An encoded value at hand, without what else its entry says."""
 
     value: bytes
     serializer: str
@@ -70,24 +84,21 @@ class ValueCache:
         self._hits = 0
         self._misses = 0
 
-    def get(self, key: EntryKey) -> Resident | None:
+    def get(self, key: EntryKey) -> Encoded | None:
         """Return a value at hand."""
-        entry = self._overlay.get(key)
-        if entry is not None:
-            self._hits += 1
-            return Resident(entry.value, entry.serializer)
-        found = self._committed.get(key)
+        found: Encoded | None = self._overlay.get(key)
         if found is None:
-            self._misses += 1
-            return None
-        self._committed.move_to_end(key)
+            found = self._committed.get(key)
+            if found is None:
+                self._misses += 1
+                return None
+            self._committed.move_to_end(key)
         self._hits += 1
         return found
 
-    def pending(self, key: EntryKey) -> Resident | None:
+    def pending(self, key: EntryKey) -> Encoded | None:
         """Return a value whose commit is under way."""
-        entry = self._overlay.get(key)
-        return None if entry is None else Resident(entry.value, entry.serializer)
+        return self._overlay.get(key)
 
     # ------------------------------------------------------------------------------------------------------- writes
 
@@ -98,7 +109,8 @@ class ValueCache:
     def commit(self, instance: InstanceKey, slot: int, entry: NewEntry) -> None:
         """Move a value from the overlay to the cache, unless a later push has overlaid it."""
         key = (instance, slot, entry.key)
-        self._outdate(key)
+        if self._being_read:
+            self._outdate(key)
         if self._overlay.get(key) is entry:
             del self._overlay[key]
             self._keep(key, Resident(entry.value, entry.serializer))
@@ -133,7 +145,8 @@ class ValueCache:
             self._bytes -= len(gone.value) + _ENTRY_OVERHEAD
 
     def _keep(self, key: EntryKey, value: Resident) -> None:
-        self._forget(key)
+        if key in self._committed:
+            self._forget(key)
         size = len(value.value) + _ENTRY_OVERHEAD
         if size > self._capacity:
             return

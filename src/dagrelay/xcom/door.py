@@ -11,7 +11,7 @@ from dagrelay.ids import check_key
 from dagrelay.model.missing import MISSING
 from dagrelay.model.policies import XComOptions
 from dagrelay.model.records import XComEntry, from_us
-from dagrelay.serializers.base import decode, encode
+from dagrelay.serializers.base import encode
 from dagrelay.serializers.converter import structure, unstructure
 from dagrelay.serializers.json import JsonSerializer, encode_json
 from dagrelay.stores.operations import RETURN_VALUE, NewEntry
@@ -40,7 +40,7 @@ class Door:
 
     def __init__(self, registry: SerializerRegistry, limits: Limits, now_us: Callable[[], int]) -> None:
         """Take what one runtime has."""
-        self._registry = registry
+        self.registry = registry
         self._limits = limits
         self.now_us = now_us
 
@@ -73,10 +73,9 @@ class Door:
             XComSerializationError: it can't be stored exactly.
             XComTooLargeError: it, or its description, is too long.
         """
-        if key != RETURN_VALUE:
-            key = check_key(key)
+        key = check_key(key)
         name = options.serializer or serializer
-        chosen = self._registry.default if name is None else self._registry.get(name)
+        chosen = self.registry.default if name is None else self.registry.get(name)
         limit = self._limits.max_xcom_bytes if options.max_bytes is None else options.max_bytes
         if len(options.description) > self._limits.max_description_chars:
             raise XComTooLargeError(
@@ -106,7 +105,15 @@ class Door:
             XComTooLargeError: one of them is too long.
             InvalidIdError: a key of the mapping is no legal key.
         """
-        whole = self.draft(RETURN_VALUE, value, serializer=serializer, declared=declared, seq=book.next_seq())
+        # What `draft` does where there are no options, in one step: every task comes by here.
+        chosen = self.registry.default if serializer is None else self.registry.get(serializer)
+        whole = NewEntry(
+            key=RETURN_VALUE,
+            value=self._encode(chosen, value, declared, self._limits.max_xcom_bytes, "the value of 'return_value'"),
+            serializer=chosen.name,
+            created_us=self.now_us(),
+            seq=book.next_seq(),
+        )
         if not multiple_outputs:
             return (whole,)
         items: Any = unstructure(value, declared, max_bytes=self._limits.max_xcom_bytes, what="the returned value")
@@ -137,7 +144,7 @@ class Door:
             XComSerializationError: no such serializer is registered, or it can't read the bytes.
             XComTypeError: the value is not of the type.
         """
-        value = decode(self._registry, serializer, data)
+        value = self.registry.decode(serializer, data)
         return value if as_type is MISSING else structure(value, as_type)
 
     def params(self, values: Mapping[str, Any]) -> bytes:

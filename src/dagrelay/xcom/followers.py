@@ -28,6 +28,11 @@ class Followers:
         # Invariant: every mailbox in here is open. (test_broker: a follower who stays does no harm)
         self._by_run: dict[str, list[Mailbox[Event]]] = {}
 
+    @property
+    def are_there(self) -> bool:
+        """Whether any run is followed."""
+        return bool(self._by_run)
+
     def add(self, run_id: str) -> Mailbox[Event]:
         """Return a mailbox into which the run's events go from now on."""
         mailbox: Mailbox[Event] = Mailbox(f"events {run_id}", self._capacity)

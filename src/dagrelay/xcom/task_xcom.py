@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dagrelay.stores.operations import NewEntry
     from dagrelay.xcom.book import RunBook
     from dagrelay.xcom.broker import Broker
-    from dagrelay.xcom.cache import Resident
+    from dagrelay.xcom.cache import Encoded
     from dagrelay.xcom.door import Door
 
 __all__ = ("AttemptFacts", "RunData", "TaskXCom")
@@ -313,7 +313,7 @@ class TaskXCom:
                 seen[entry.key] = entry
         return [seen[key] for key in sorted(seen)]
 
-    async def _find(self, indices: Sequence[int], key: str, *, include_failed: bool) -> Sequence[Resident | None]:
+    async def _find(self, indices: Sequence[int], key: str, *, include_failed: bool) -> Sequence[Encoded | None]:
         data = self._data
         wanted: list[Lookup] = []
         for index in indices:
@@ -321,7 +321,7 @@ class TaskXCom:
             wanted.append(Lookup(instance=instance, key=key, slots=data.book.slots_seen(instance, include_failed=include_failed)))
         return await data.broker.find(wanted)
 
-    async def _value(self, index: int, key: str, found: Resident | None, default: Any, as_type: Any) -> Any:
+    async def _value(self, index: int, key: str, found: Encoded | None, default: Any, as_type: Any) -> Any:
         if found is not None:
             return self._data.door.decode(found.serializer, found.value, as_type)
         if default is not MISSING:

@@ -53,8 +53,21 @@ VALUES: Final[dict[tuple[str, str], Any]] = {
 }
 
 
-class Scope:
-    """The values of one run, as templates see them."""
+class Source:
+    """The values of one run in which `load` has succeeded."""
+
+    _task_ids = ("load", "task")
+
+    def read(self, read: Read) -> Any:
+        """Return a value, or MISSING."""
+        return VALUES.get((self._task_ids[read.index], read.key), MISSING)
+
+    def read_missing(self, read: Read) -> XComNotFoundError:
+        """Return the error for a value that is not there."""
+        return XComNotFoundError("run-1", self._task_ids[read.index], read.key, state="success")
+
+    def expression_missing(self, expression: Expression) -> None:
+        """Leave it to the usual error."""
 
     def get(self, expression: Expression) -> Any:
         """Return a value, or MISSING."""
@@ -81,16 +94,7 @@ def arguments(
     task: PlannedTask, *, params: dict[str, Any] | None = None, missing: MissingPolicy = MissingPolicy.ERROR
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of a task in a run in which `load` has succeeded."""
-    keys = {0: "load", 1: "task"}
-    return fill(
-        task,
-        context="the context",
-        read=lambda read: VALUES.get((keys[read.index], read.key), MISSING),
-        scope=Scope(),
-        params=params or {},
-        missing=missing,
-        on_missing=lambda read: XComNotFoundError("run-1", keys[read.index], read.key, state="success"),
-    )
+    return fill(task, Source(), context="the context", params=params or {}, missing=missing)
 
 
 # ------------------------------------------------------------------------------------------------------------ the order

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dagrelay.errors import InvalidIdError, XComSerializationError, XComTooLargeError
-from dagrelay.serializers import JsonSerializer, SerializerRegistry, decode, encode
+from dagrelay.serializers import JsonSerializer, SerializerRegistry, encode
 
 
 class Odd:
@@ -61,7 +61,7 @@ def test_an_unknown_name_is_a_clear_error() -> None:
     registry = SerializerRegistry(JsonSerializer())
 
     with pytest.raises(XComSerializationError, match=r"no serializer 'pickle' is registered \(there are 'json'\)"):
-        decode(registry, "pickle", b"")
+        registry.decode("pickle", b"")
 
 
 def test_two_serializers_of_one_name_are_refused() -> None:
@@ -115,7 +115,7 @@ def test_what_a_serializer_raises_becomes_the_cause(error: Exception) -> None:
     with pytest.raises(XComSerializationError, match="serializer 'odd' can't write it") as writing:
         encode(odd, 1, max_bytes=10, what="it")
     with pytest.raises(XComSerializationError, match="serializer 'odd' can't read 3 stored bytes") as reading:
-        decode(registry, "odd", b"abc")
+        registry.decode("odd", b"abc")
 
     assert writing.value.__cause__ is error
     assert reading.value.__cause__ is error
@@ -129,7 +129,7 @@ def test_our_own_errors_pass_unchanged() -> None:
     with pytest.raises(XComSerializationError) as writing:
         encode(odd, 1, max_bytes=10, what="it")
     with pytest.raises(XComSerializationError) as reading:
-        decode(SerializerRegistry(odd), "odd", b"abc")
+        SerializerRegistry(odd).decode("odd", b"abc")
 
     assert writing.value is own
     assert reading.value is own
@@ -142,7 +142,7 @@ def test_a_value_comes_back_through_the_registry() -> None:
 
     data = encode(registry.default, value, max_bytes=100, what="it")
 
-    assert decode(registry, "json", data) == value
+    assert registry.decode("json", data) == value
 
 
 def test_the_default_serializer_takes_a_depth() -> None:

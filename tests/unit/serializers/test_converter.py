@@ -376,6 +376,8 @@ REFUSED: list[Any] = [
     (dt.time(1, fold=1), MISSING, "fold=1", "$"),
     (dt.time(1, tzinfo=ZoneInfo("Europe/Paris")), MISSING, "no fixed offset", "$"),
     (dt.datetime(2024, 1, 1, tzinfo=NoOffset()), MISSING, "without offset", "$"),
+    (dt.datetime(2024, 1, 1, tzinfo=dt.timezone(dt.timedelta(microseconds=1))), MISSING, "can't be read back", "$"),
+    (dt.time(1, tzinfo=dt.timezone(dt.timedelta(microseconds=-1))), MISSING, "can't be read back", "$"),
     ({1: b"x"}, MISSING, "a key is of type int", "$"),
     ({1: b"x"}, Any, "a key is of type int", "$"),
     ({1: "a"}, dict[str, str], "a key is of type int", "$"),

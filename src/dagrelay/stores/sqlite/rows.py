@@ -6,6 +6,7 @@ A checksum covers the whole row, its keys included, so that a row found in anoth
 from __future__ import annotations
 
 import json
+import struct
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeAlias, TypeVar, assert_never
 from zlib import crc32
@@ -99,9 +100,46 @@ _TASK_CHANGED: Final = 3
 _XCOM_DELETED: Final = 4
 
 
+_INSTANCE_NUMBERS: Final = struct.Struct("<12q")
+_ENTRY_NUMBERS: Final = struct.Struct("<10q")
+_NULL: Final = -(2**63)
+"""Stands for NULL in what a checksum covers, as no number in a row is as low."""
+
+
 def checksum(fields: tuple[Any, ...]) -> int:
     """Return the checksum of a row's fields, which must be as SQLite gives them back: int, str or None."""
     return crc32(repr(fields).encode("ascii", "backslashreplace"))
+
+
+def _instance_checksum(fields: tuple[Any, ...]) -> int:
+    """Return the checksum of a row of table `instance`; packed, the numbers of a row take a quarter of the time of their text."""
+    run_pk, task_pk, map_index, state, attempt, started_us, ended_us, start_seq, seq, error, failures, interruptions, retry_us = (
+        fields
+    )
+    numbers = _INSTANCE_NUMBERS.pack(
+        run_pk,
+        task_pk,
+        map_index,
+        state,
+        attempt,
+        _NULL if started_us is None else started_us,
+        _NULL if ended_us is None else ended_us,
+        _NULL if start_seq is None else start_seq,
+        seq,
+        failures,
+        interruptions,
+        _NULL if retry_us is None else retry_us,
+    )
+    return crc32(b"" if error is None else error.encode(), crc32(numbers))
+
+
+def _entry_checksum(fields: tuple[Any, ...]) -> int:
+    """Return the checksum of a row of table `xcom`, whose value has one of its own among the fields."""
+    run_pk, task_pk, map_index, key, slot, attempt, seq, created_us, size, serializer, sensitive, published, text, crc = fields
+    numbers = _ENTRY_NUMBERS.pack(
+        run_pk, task_pk, map_index, slot, attempt, seq, created_us, size, sensitive << 1 | published, crc
+    )
+    return crc32(f"{key}\0{serializer}\0{text}".encode(), crc32(numbers))
 
 
 def _understood(decode: Callable[P, T]) -> Callable[P, T]:
@@ -111,7 +149,7 @@ def _understood(decode: Callable[P, T]) -> Callable[P, T]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return decode(*args, **kwargs)
-        except (LookupError, ValueError, TypeError, OverflowError) as error:
+        except (LookupError, ValueError, TypeError, OverflowError, struct.error) as error:
             raise StoreCorruptError(str(args[0]), f"a row can't be understood: {error!r}") from error
 
     return guarded
@@ -120,7 +158,11 @@ def _understood(decode: Callable[P, T]) -> Callable[P, T]:
 def _verify(path: str, table: str, fields: tuple[Any, ...], crc: int) -> None:
     """Raise StoreCorruptError unless the checksum is that of the fields."""
     if checksum(fields) != crc:
-        raise StoreCorruptError(path, f"a row of table {table!r} does not match its checksum")
+        raise _damaged(path, table)
+
+
+def _damaged(path: str, table: str) -> StoreCorruptError:
+    return StoreCorruptError(path, f"a row of table {table!r} does not match its checksum")
 
 
 # -------------------------------------------------------------------------------------------------- tasks and plans
@@ -245,7 +287,7 @@ def encode_instance(place: Place, row: InstanceRow) -> tuple[Any, ...]:
         interruptions,
         retry_us,
     )
-    return (*fields, checksum(fields))
+    return (*fields, _instance_checksum(fields))
 
 
 @_understood
@@ -256,7 +298,8 @@ def decode_instance(path: str, found: tuple[Any, ...]) -> tuple[Place, InstanceR
         StoreCorruptError: it is not what was written.
     """
     fields = found[:-1]
-    _verify(path, "instance", fields, found[-1])
+    if _instance_checksum(fields) != found[-1]:
+        raise _damaged(path, "instance")
     run_pk, task_pk, map_index, state, attempt, started_us, ended_us, start_seq, seq, error, *counts = fields
     row = InstanceRow(
         _TASK_STATES[state],
@@ -301,7 +344,7 @@ def encode_entry(place: Place, slot: int, attempt: int, entry: NewEntry) -> tupl
         entry.description,
         crc32(value),
     )
-    return (*fields, checksum(fields), value)
+    return (*fields, _entry_checksum(fields), value)
 
 
 @_understood
@@ -312,7 +355,8 @@ def decode_entry(path: str, found: tuple[Any, ...]) -> tuple[Place, EntryRow]:
         StoreCorruptError: it is not what was written.
     """
     fields = found[:14]
-    _verify(path, "xcom", fields, found[14])
+    if _entry_checksum(fields) != found[14]:
+        raise _damaged(path, "xcom")
     run_pk, task_pk, map_index, key, slot, attempt, seq, created_us, size, serializer, sensitive, published, text, _ = fields
     row = EntryRow(key, slot, attempt, seq, created_us, size, serializer, bool(sensitive), bool(published), text)
     return (run_pk, task_pk, map_index), row

@@ -233,7 +233,7 @@ class SqliteStore:
 
     def _log_bytes(self) -> int:
         try:
-            return Path(f"{self._path}-wal").stat().st_size
+            return os.stat(f"{self._path}-wal").st_size  # noqa: PTH116 - asked after every batch, and a Path costs more than the call
         except OSError:
             return 0
 

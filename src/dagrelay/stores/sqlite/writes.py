@@ -160,9 +160,6 @@ class Changes:
         Raises:
             RunNotFoundError: it is not.
         """
-        known = self._names.runs.get(run_id)
-        if known is not None:
-            return known
         fields = self.run(run_id)
         if fields is None or fields.row is None or fields.row.is_pruned:
             raise RunNotFoundError(run_id)
@@ -172,7 +169,12 @@ class Changes:
     def place(self, instance: InstanceKey) -> Place:
         """Return where an instance of a run that is there stands; see `run_pk`."""
         run_id, task_id, map_index = instance
-        return self.run_pk(run_id), self.task(task_id), rows.UNMAPPED if map_index is None else map_index
+        run_pk, task_pk = self._names.runs.get(run_id), self._names.tasks.get(task_id)
+        return (
+            self.run_pk(run_id) if run_pk is None else run_pk,
+            self.task(task_id) if task_pk is None else task_pk,
+            rows.UNMAPPED if map_index is None else map_index,
+        )
 
     # ---------------------------------------------------------------------------------------------- rows
 
@@ -236,8 +238,8 @@ class Changes:
 
     def put_entries(self, op: PutEntries | FinishAttempt, place: Place, slot: int) -> None:
         """Insert or update the entries of an operation."""
-        attempt = op.attempt
-        self._entries += [rows.encode_entry(place, slot, attempt, entry) for entry in op.entries]
+        for entry in op.entries:
+            self._entries.append(rows.encode_entry(place, slot, op.attempt, entry))
 
     def log(self, run_pk: int, events: Iterable[LoggedEvent]) -> None:
         """Insert events into the log."""
