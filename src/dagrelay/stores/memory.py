@@ -284,6 +284,7 @@ class MemoryStore:
 
     def _prune(self, op: PruneRuns) -> int:
         finished = [row for row in self._newest_first() if row.dag_id == op.dag_id and row.state in FINISHED_RUN_STATES]
+        finished.sort(key=lambda row: (row.ended_us or 0, self._runs[row.run_id].order), reverse=True)
         return sum(self._delete_run(row.run_id) for row in finished[op.keep :])
 
     def _existing(self, run_id: str) -> tuple[_RunTables, RunRow]:

@@ -265,7 +265,10 @@ class DeleteRun:
 
 @attrs.frozen(kw_only=True)
 class PruneRuns:
-    """Delete, as DeleteRun does, the oldest finished runs of a DAG beyond `keep`; applying it returns how many."""
+    """Delete, as DeleteRun does, all finished runs of a DAG but the `keep` that ended last; applying it returns how many.
+
+    Of those that ended at one moment the ones made later are kept.
+    """
 
     dag_id: str
     """The DAG."""

@@ -183,7 +183,7 @@ class Story:
         return DeleteRun(run_id=self.run_id, at_us=self.now_us)
 
     def prune(self, keep: int, *, dag_id: str = "dag") -> PruneRuns:
-        """Delete the oldest finished runs of a DAG."""
+        """Delete all finished runs of a DAG but those that ended last."""
         return PruneRuns(dag_id=dag_id, keep=keep, at_us=self.now_us)
 
     def _next(self) -> int:

@@ -433,7 +433,7 @@ def _prune(changes: Changes, op: PruneRuns) -> int:
     codes = [rows.RUN_STATE_CODES[state] for state in sorted(FINISHED_RUN_STATES)]
     found = changes.cursor.execute(
         "SELECT run_id FROM run WHERE dag_id = ? AND is_pruned = 0 AND state IN (?, ?, ?)"
-        " ORDER BY created_us DESC, run_pk DESC LIMIT -1 OFFSET ?",
+        " ORDER BY ended_us DESC, run_pk DESC LIMIT -1 OFFSET ?",
         (op.dag_id, *codes, op.keep),
     ).fetchall()
     return sum(_delete_run(changes, run_id) for (run_id,) in found)

@@ -333,7 +333,7 @@ class EntryTests(StoreContract):
         assert await store.entries("run", all_attempts=True) == []
 
     async def test_pruning_keeps_the_newest_finished_runs(self, store: Store) -> None:
-        """Running, interrupted and other DAGs' runs are not touched, and the oldest finished go."""
+        """Running, interrupted and other DAGs' runs are not touched; of runs that ended at one moment the first made go."""
         states = [RunState.SUCCESS, RunState.FAILED, RunState.INTERRUPTED, RunState.CANCELLED, None, RunState.SUCCESS]
         for number, state in enumerate(states):
             story = Story(f"run{number}")
@@ -350,6 +350,22 @@ class EntryTests(StoreContract):
         assert pruned is not None
         assert pruned.is_pruned
         assert await accept(store, Story().prune(0)) == [2]
+
+    async def test_pruning_keeps_the_runs_that_ended_last(self, store: Store) -> None:
+        """A run that outlives many later ones does not go with its own end, nor does one that was taken up again."""
+        slow, again = Story("slow"), Story("again")
+        await accept(store, slow.create("a"), again.create("a"), again.end())
+        for number in range(3):
+            quick = Story(f"quick{number}", seq=10 * number)
+            await accept(store, quick.create("a"), quick.end())
+        slow.seq = again.seq = 100
+        assert await accept(store, slow.end(), slow.prune(2)) == [1, 3]
+        assert [run.run_id for run in await store.find_runs(RunQuery())] == ["quick2", "slow"]
+        one, two = Story("one", seq=200), Story("two", seq=300)
+        await accept(store, one.create("a"), two.create("a"), two.end(), one.end(), one.reopen())
+        one.seq = 400
+        assert await accept(store, one.end(), one.prune(1)) == [1, 3]
+        assert [run.run_id for run in await store.find_runs(RunQuery())] == ["one"]
 
     async def test_a_plan_outlives_the_runs_that_share_it(self, store: Store) -> None:
         """Deleting one run leaves the plan to the other; a plan deleted with its last run can be stored anew."""
