@@ -92,6 +92,8 @@ class MemoryStore:
     def __init__(self) -> None:
         """Start empty."""
         self._runs: dict[str, _RunTables] = {}
+        # Invariant: by DAG, the finished runs of `_runs` that are not pruned. (test_pruning_keeps_the_runs_that_ended_last)
+        self._finished: dict[str, set[_RunTables]] = {}
         # Task ids in the order in which they were first stored.
         self._tasks: dict[str, int] = {}
         self._created = 0
@@ -136,7 +138,7 @@ class MemoryStore:
                 run.instances[key], history = rules.interrupted(key, old, now_us=now_us, seq=seq)
                 run.log += history
                 seq += 1
-        run.row = rules.interrupted_run(row, now_us=now_us, seq=seq)
+        self._put_row(run, rules.interrupted_run(row, now_us=now_us, seq=seq))
 
     async def close(self) -> None:
         """Close the store; see Store.close."""
@@ -175,7 +177,7 @@ class MemoryStore:
                 self._reopen(op)
             case SetRunState():
                 run, row = self._existing(op.run_id)
-                run.row = rules.ended_run(row, op)
+                self._put_row(run, rules.ended_run(row, op))
             case DeleteEntries():
                 return self._delete_entries(op)
             case DeleteRun():
@@ -252,7 +254,7 @@ class MemoryStore:
         if run is None:
             run = self._runs[op.run_id] = self._new_tables()
         self._take_plan(run, op.plan)
-        run.row = rules.created_run(op)
+        self._put_row(run, rules.created_run(op))
 
     def _reopen(self, op: ReopenRun) -> None:
         run, row = self._existing(op.run_id)
@@ -268,7 +270,7 @@ class MemoryStore:
                 run.instances[key] = instance_row
         if op.plan is not None:
             self._take_plan(run, op.plan)
-        run.row = new
+        self._put_row(run, new)
 
     def _delete_run(self, run_id: str) -> int:
         run = self._runs.get(run_id)
@@ -278,20 +280,27 @@ class MemoryStore:
             del self._runs[run_id]
             return 1 if run.empty() else 0
         rules.check_deletable(run.row)
-        run.row = rules.buried_run(run.row)
+        self._put_row(run, rules.buried_run(run.row))
         run.empty()
         return 1
 
     def _prune(self, op: PruneRuns) -> int:
-        finished = [row for row in self._newest_first() if row.dag_id == op.dag_id and row.state in FINISHED_RUN_STATES]
-        finished.sort(key=lambda row: (row.ended_us or 0, self._runs[row.run_id].order), reverse=True)
-        return sum(self._delete_run(row.run_id) for row in finished[op.keep :])
+        rows = [(run.row.ended_us or 0, run.order, run.row.run_id) for run in self._finished.get(op.dag_id, ()) if run.row]
+        return sum(self._delete_run(run_id) for _, _, run_id in sorted(rows, reverse=True)[op.keep :])
 
     def _existing(self, run_id: str) -> tuple[_RunTables, RunRow]:
         run = self._runs.get(run_id)
         if run is None or run.row is None or run.row.is_pruned:
             raise RunNotFoundError(run_id)
         return run, run.row
+
+    def _put_row(self, run: _RunTables, row: RunRow) -> None:
+        run.row = row
+        finished = self._finished.setdefault(row.dag_id, set())
+        if row.state in FINISHED_RUN_STATES and not row.is_pruned:
+            finished.add(run)
+        else:
+            finished.discard(run)
 
     def _new_tables(self) -> _RunTables:
         self._created += 1

@@ -73,7 +73,9 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             params BLOB NOT NULL,
             CHECK (dag_id IS NULL OR state IS NOT NULL AND start_seq IS NOT NULL)
         ) STRICT""",
-        "CREATE INDEX run_by_dag ON run (dag_id, created_us)",
+        # Tombstones stand in neither, as they only grow in number. The states are the finished ones of `rows`.
+        "CREATE INDEX run_by_dag ON run (dag_id, created_us) WHERE is_pruned = 0",
+        "CREATE INDEX run_by_end ON run (dag_id, ended_us) WHERE is_pruned = 0 AND state IN (1, 2, 3)",
         "CREATE INDEX run_by_plan ON run (plan_pk)",
         """CREATE TABLE instance (
             run_pk INTEGER NOT NULL,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, assert_never
 from dagrelay.errors import RunNotFoundError, RunStateError, StoreCorruptError
 from dagrelay.model.events import TaskStateChanged, XComDeleted
 from dagrelay.model.records import InstanceKey
-from dagrelay.model.states import FINISHED_RUN_STATES, RunState
+from dagrelay.model.states import RunState
 from dagrelay.stores import rules
 from dagrelay.stores.operations import (
     OUTSIDE,
@@ -68,6 +68,9 @@ _PUT_ENTRY: Final = """INSERT INTO xcom VALUES {rows}
     attempt = excluded.attempt, seq = excluded.seq, created_us = excluded.created_us, size = excluded.size,
     serializer = excluded.serializer, sensitive = excluded.sensitive, published = excluded.published,
     description = excluded.description, value_crc = excluded.value_crc, crc = excluded.crc, value = excluded.value"""
+# The states are the finished ones of `rows`, written out: a partial index does not serve a question with parameters there.
+_FINISHED_RUNS: Final = """SELECT run_id FROM run WHERE dag_id = ? AND is_pruned = 0 AND state IN (1, 2, 3)
+    ORDER BY ended_us DESC, run_pk DESC LIMIT -1 OFFSET ?"""
 _PUT_EVENT: Final = "INSERT INTO event VALUES {rows}"
 _ROWS_AT_ONCE: Final = (64, 16, 4, 1)
 """Rows written by one statement. Each statement lets go of the interpreter's lock, and must wait to get it back from a busy loop
@@ -430,12 +433,7 @@ def _delete_run(changes: Changes, run_id: str) -> int:
 
 
 def _prune(changes: Changes, op: PruneRuns) -> int:
-    codes = [rows.RUN_STATE_CODES[state] for state in sorted(FINISHED_RUN_STATES)]
-    found = changes.cursor.execute(
-        "SELECT run_id FROM run WHERE dag_id = ? AND is_pruned = 0 AND state IN (?, ?, ?)"
-        " ORDER BY ended_us DESC, run_pk DESC LIMIT -1 OFFSET ?",
-        (op.dag_id, *codes, op.keep),
-    ).fetchall()
+    found = changes.cursor.execute(_FINISHED_RUNS, (op.dag_id, op.keep)).fetchall()
     return sum(_delete_run(changes, run_id) for (run_id,) in found)
 
 
