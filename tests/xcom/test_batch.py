@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import anyio
 from hypothesis import given
@@ -12,10 +11,7 @@ from hypothesis import strategies as st
 from dagrelay.actors.reply import Reply
 from dagrelay.model.records import InstanceKey
 from dagrelay.testing.story import Story
-from dagrelay.xcom.batch import MAX_BATCH_BYTES, Barrier, Message, Request, entries_of, run_id_of, split
-
-if TYPE_CHECKING:
-    from dagrelay.stores.operations import Operation
+from dagrelay.xcom.batch import MAX_BATCH_BYTES, Barrier, Message, Request, entries_of, split
 
 
 def weighing(size: int) -> Request:
@@ -43,24 +39,6 @@ def test_exactly_the_limit_is_one_batch() -> None:
         assert len(list(split([weighing(MAX_BATCH_BYTES), weighing(1), barrier]))) == 2
 
     anyio.run(play)
-
-
-def test_operations_name_their_run() -> None:
-    """But for the one that concerns several."""
-    story = Story("r")
-    named: list[Operation] = [
-        story.create("a"),
-        story.reopen(),
-        story.end(),
-        story.start("a"),
-        story.finish("a"),
-        story.mark("a"),
-        story.put("a", {}),
-        story.delete("a"),
-        story.delete_run(),
-    ]
-    assert {run_id_of(operation) for operation in named} == {"r"}
-    assert run_id_of(story.prune(1)) is None
 
 
 def test_operations_tell_what_they_store() -> None:

@@ -10,6 +10,7 @@ from dagrelay.errors import InvalidTransitionError
 __all__ = (
     "ENDED_TASK_STATES",
     "FINISHED_RUN_STATES",
+    "LIVE_TASK_STATES",
     "RUN_TRANSITIONS",
     "TASK_TRANSITIONS",
     "RunState",
@@ -80,6 +81,9 @@ ENDED_TASK_STATES: Final = frozenset(
     {TaskState.SUCCESS, TaskState.FAILED, TaskState.SKIPPED, TaskState.UPSTREAM_FAILED, TaskState.CANCELLED}
 )
 """States in which a task instance stays until `retry` or `resume` clears it."""
+
+LIVE_TASK_STATES: Final = frozenset({TaskState.QUEUED, TaskState.RUNNING, TaskState.WAITING})
+"""States in which a task instance's latest attempt is not over; on record of a run that nobody runs, its end was not recorded."""
 
 _T = TaskState
 

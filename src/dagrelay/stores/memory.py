@@ -17,7 +17,7 @@ from dagrelay.errors import (
 )
 from dagrelay.model.events import TaskStateChanged
 from dagrelay.model.records import InstanceKey, from_us
-from dagrelay.model.states import FINISHED_RUN_STATES, RunState
+from dagrelay.model.states import FINISHED_RUN_STATES, LIVE_TASK_STATES, RunState
 from dagrelay.stores import rules
 from dagrelay.stores.base import RunImage, StoreStatistics
 from dagrelay.stores.operations import (
@@ -92,7 +92,7 @@ class MemoryStore:
     def __init__(self) -> None:
         """Start empty."""
         self._runs: dict[str, _RunTables] = {}
-        # Invariant: by DAG, the finished runs of `_runs` that are not pruned. (test_pruning_keeps_the_runs_that_ended_last)
+        # Invariant: by DAG, the finished runs of `_runs` that are not pruned. (test_conformance: pruning)
         self._finished: dict[str, set[_RunTables]] = {}
         # Task ids in the order in which they were first stored.
         self._tasks: dict[str, int] = {}
@@ -134,7 +134,7 @@ class MemoryStore:
         seq = run.next_seq()
         for key in sorted(run.instances, key=self._place):
             old = run.instances[key]
-            if old.state in rules.LIVE_TASK_STATES:
+            if old.state in LIVE_TASK_STATES:
                 run.instances[key], history = rules.interrupted(key, old, now_us=now_us, seq=seq)
                 run.log += history
                 seq += 1

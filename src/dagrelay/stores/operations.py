@@ -38,6 +38,7 @@ __all__ = (
     "SetRunState",
     "StartAttempt",
     "StoredPlan",
+    "run_id_of",
 )
 
 OUTSIDE: Final = 0
@@ -290,3 +291,14 @@ Operation: TypeAlias = (
     | DeleteRun
     | PruneRuns
 )
+
+
+def run_id_of(operation: Operation) -> str | None:
+    """Return the run an operation concerns; None if it concerns several."""
+    match operation:
+        case FinishAttempt() | StartAttempt() | MarkInstance() | PutEntries():
+            return operation.instance.run_id
+        case PruneRuns():
+            return None
+        case _:
+            return operation.run_id

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from dagrelay.errors import InvalidTransitionError, RunIdConflictError, RunStateError, StaleAttemptError, XComConflictError
 from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComDeleted, XComPushed
 from dagrelay.model.records import Run, XComEntry, from_us
-from dagrelay.model.states import ENDED_TASK_STATES, RunState, TaskState, check_run_transition
+from dagrelay.model.states import ENDED_TASK_STATES, LIVE_TASK_STATES, RunState, TaskState, check_run_transition
 from dagrelay.stores.base import StoredEntry, StoredInstance, StoredRun
 from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, TASK_LIFETIME
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     )
 
 __all__ = (
-    "LIVE_TASK_STATES",
     "EntryRow",
     "InstanceRow",
     "LoggedEvent",
@@ -67,9 +66,6 @@ __all__ = (
     "stored_run",
     "visible_slots",
 )
-
-LIVE_TASK_STATES: Final = frozenset({TaskState.QUEUED, TaskState.RUNNING, TaskState.WAITING})
-"""States in which the instance's latest attempt is not over."""
 
 _OUTCOMES: Final = (ENDED_TASK_STATES - {TaskState.UPSTREAM_FAILED}) | {TaskState.UP_FOR_RETRY, TaskState.INTERRUPTED}
 _MARKS: Final = frozenset({TaskState.SKIPPED, TaskState.UPSTREAM_FAILED, TaskState.CANCELLED, TaskState.FAILED})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
-from dagrelay.stores.operations import FinishAttempt, MarkInstance, Operation, PruneRuns, PutEntries, StartAttempt
+from dagrelay.stores.operations import FinishAttempt, Operation, PutEntries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dagrelay.stores.operations import NewEntry
     from dagrelay.xcom.book import RunBook
 
-__all__ = ("MAX_BATCH_BYTES", "MAX_BATCH_OPERATIONS", "Barrier", "Message", "Request", "entries_of", "run_id_of", "split")
+__all__ = ("MAX_BATCH_BYTES", "MAX_BATCH_OPERATIONS", "Barrier", "Message", "Request", "entries_of", "split")
 
 MAX_BATCH_OPERATIONS: Final = 1024
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -64,17 +64,6 @@ def split(messages: Iterable[Message]) -> Iterator[list[Message]]:
         size += weight
     if batch:
         yield batch
-
-
-def run_id_of(operation: Operation) -> str | None:
-    """Return the run an operation concerns; None if it concerns several."""
-    match operation:
-        case FinishAttempt() | StartAttempt() | MarkInstance() | PutEntries():
-            return operation.instance.run_id
-        case PruneRuns():
-            return None
-        case _:
-            return operation.run_id
 
 
 def entries_of(operation: Operation) -> Iterator[tuple[InstanceKey, int, NewEntry]]:

@@ -33,7 +33,7 @@ class Books:
         self._max_run_bytes = max_run_bytes
         # Invariant: every live run has its page here; others may.
         self._pages: dict[str, RunBook] = {}
-        # Invariant: while anybody holds a page of a run, new pages of it share its account. (test_books: one account)
+        # Invariant: while anybody holds a page of a run, new pages of it share its account. (test_broker_writing: one timeline)
         self._accounts: WeakValueDictionary[str, RunAccount] = WeakValueDictionary()
 
     async def open(self, run_id: str, *, is_new: bool) -> RunBook:

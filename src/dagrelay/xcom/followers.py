@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dagrelay.actors.mailbox import Mailbox
-from dagrelay.xcom.batch import run_id_of
+from dagrelay.stores.operations import run_id_of
 from dagrelay.xcom.timeline import events_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Followers:
     def __init__(self, mailbox_capacity: int) -> None:
         """Start with none."""
         self._capacity = mailbox_capacity
-        # Invariant: every mailbox in here is open. (test_broker: a follower who stays does no harm)
+        # Invariant: every mailbox in here is open. (test_followers: a follower who stays)
         self._by_run: dict[str, list[Mailbox[Event]]] = {}
 
     @property

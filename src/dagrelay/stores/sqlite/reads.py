@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dagrelay.errors import StoreCorruptError
 from dagrelay.model.events import TaskStateChanged
-from dagrelay.model.states import RunState, TaskState
+from dagrelay.model.states import LIVE_TASK_STATES, RunState, TaskState
 from dagrelay.stores import rules
 from dagrelay.stores.base import RunImage
 from dagrelay.stores.sqlite import rows
@@ -334,7 +334,7 @@ class Snapshot:
             return row
 
     def _shown_instance(self, row: InstanceRow) -> InstanceRow:
-        if self._shows_running or row.state not in rules.LIVE_TASK_STATES:
+        if self._shows_running or row.state not in LIVE_TASK_STATES:
             return row
         return row._replace(state=TaskState.INTERRUPTED)
 

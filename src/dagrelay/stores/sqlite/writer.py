@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from dagrelay.errors import DagrelayError, StaleOwnerError, StoreError, StoreVanishedError
-from dagrelay.stores.operations import CreateRun, DeleteEntries, DeleteRun, PruneRuns, ReopenRun, SetRunState
+from dagrelay.stores.operations import run_id_of
 from dagrelay.stores.sqlite.faults import is_busy, store_error
 from dagrelay.stores.sqlite.writes import Attempted, Changes, Names, carry_out, interrupt_runs
 
@@ -162,7 +162,7 @@ class Writer:
         stopped: dict[str, StoreError] = {}
         results: list[Result] = []
         for index, op in enumerate(batch):
-            run_id = _run_id(op)
+            run_id = run_id_of(op)
             if run_id in stopped:
                 results.append(stopped[run_id])
                 continue
@@ -201,13 +201,3 @@ class Writer:
             connection.execute("ROLLBACK TO member")
             connection.execute("RELEASE member")
         return error
-
-
-def _run_id(op: Operation) -> str | None:
-    match op:
-        case CreateRun() | ReopenRun() | SetRunState() | DeleteEntries() | DeleteRun():
-            return op.run_id
-        case PruneRuns():
-            return None
-        case _:
-            return op.instance.run_id

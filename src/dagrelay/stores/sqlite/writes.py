@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, assert_never
 from dagrelay.errors import RunNotFoundError, RunStateError, StoreCorruptError
 from dagrelay.model.events import TaskStateChanged, XComDeleted
 from dagrelay.model.records import InstanceKey
-from dagrelay.model.states import RunState
+from dagrelay.model.states import LIVE_TASK_STATES, RunState
 from dagrelay.stores import rules
 from dagrelay.stores.operations import (
     OUTSIDE,
@@ -449,7 +449,7 @@ def _interrupt_run(changes: Changes, fields: RunFields, now_us: int) -> None:
     row = fields.row
     assert row is not None, "a place holder has no state"
     seq = next_seq(changes.cursor, fields.run_pk)
-    live = [rows.TASK_STATE_CODES[state] for state in sorted(rules.LIVE_TASK_STATES)]
+    live = [rows.TASK_STATE_CODES[state] for state in sorted(LIVE_TASK_STATES)]
     found = changes.cursor.execute(
         "SELECT * FROM instance WHERE run_pk = ? AND state IN (?, ?, ?)", (fields.run_pk, *live)
     ).fetchall()
