@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 
 from dagrelay import DAG, RetryPolicy, TaskStateChanged
 
@@ -83,6 +84,7 @@ def chain_of(probe: Probe, *task_ids: str, held: str = "", dag_id: str = "chain"
 def _step(probe: Probe, task_id: str, *, is_held: bool) -> Callable[[str], Awaitable[str]]:
     async def step(before: str) -> str:
         probe.note(task_id)
+        await anyio.lowlevel.checkpoint()
         if is_held:
             await probe.hold(task_id)
         return before + task_id

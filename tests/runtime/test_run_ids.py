@@ -11,6 +11,7 @@ from dagrelay import (
     DAG,
     DAGValidationError,
     InvalidIdError,
+    MemoryStore,
     RunCancelledError,
     RunFailedError,
     RunIdConflictError,
@@ -23,6 +24,7 @@ from dagrelay import (
     StoreReadOnlyError,
 )
 from tests.runtime.probes import Probe, agree, chain_of
+from tests.xcom.faulty import FaultyStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,11 +176,11 @@ async def test_a_pruned_or_deleted_run_refuses_silent_reexecution(open_store: Ca
         await runtime.delete_run("deleted")
     async with Runtime(open_store()) as runtime:
         for run_id in ("pruned", "deleted"):
-            for ask in (runtime.run(dag, run_id=run_id), runtime.resume(run_id, dag)):
-                with pytest.raises(RunIdConflictError, match="pruned or deleted, and is not used twice"):
+            with pytest.raises(RunIdConflictError, match="pruned or deleted, and is not used twice"):
+                await runtime.run(dag, run_id=run_id)
+            for ask in (runtime.get_run(run_id), runtime.resume(run_id, dag), runtime.retry(run_id, "a", dag)):
+                with pytest.raises(RunNotFoundError):
                     await ask
-            with pytest.raises(RunNotFoundError):
-                await runtime.get_run(run_id)
     assert probe.notes == ["a", "a"]
 
 
@@ -355,3 +357,49 @@ async def test_a_handle_kept_beyond_its_runtime_tells_how_its_run_stopped(open_s
     assert [str(error) for error in told] == [
         "run 'r' was interrupted (its runtime was left); runtime.resume() takes it up again"
     ]
+
+
+async def test_a_cancellation_that_comes_while_the_end_is_recorded_is_not_lost() -> None:
+    """A run that came to rest as interrupted before it heard of the cancellation is cancelled on record."""
+    probe = Probe()
+    dag = chain_of(probe, "a", held="a")
+    store = FaultyStore(MemoryStore())
+    async with Runtime(store) as runtime, anyio.create_task_group() as tasks:
+        caller = anyio.CancelScope()
+
+        async def call() -> None:
+            with caller:
+                await runtime.run(dag, run_id="r")
+
+        tasks.start_soon(call)
+        await probe.reach("a")
+        await anyio.wait_all_tasks_blocked()
+        store.writes.shut()
+        caller.cancel()
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(runtime.cancel, "r")
+        await anyio.wait_all_tasks_blocked()
+        store.writes.open()
+    async with Runtime(store) as runtime:
+        assert (await runtime.get_run("r")).state is RunState.CANCELLED
+
+
+async def test_a_stored_failure_is_told_whatever_the_dag_at_hand_has(open_store: Callable[[], Store]) -> None:
+    """The task that failed may be gone from it."""
+    first, other = DAG("d"), DAG("d")
+
+    @first.task
+    async def gone() -> None:
+        raise ValueError("once")
+
+    @other.task
+    async def new() -> None: ...
+
+    async with Runtime(open_store()) as runtime:
+        with pytest.raises(RunFailedError):
+            await runtime.run(first, run_id="r")
+        with pytest.raises(RunFailedError) as failed:
+            await runtime.run(other, run_id="r")
+    (error,) = failed.value.exceptions
+    assert "'gone'" in str(error)
+    assert "ValueError: once" in str(error)

@@ -9,8 +9,10 @@ import pytest
 
 from dagrelay import (
     DAG,
+    JsonSerializer,
     Limits,
     NotUpstreamError,
+    RunFailedError,
     Runtime,
     RuntimeClosedError,
     Skip,
@@ -338,3 +340,48 @@ async def test_a_sync_handler_that_awaits_nothing_is_told_how_to_push(open_store
 
     async with Runtime(open_store()) as runtime:
         assert (await runtime.run(dag))[wrong] == "told"
+
+
+class Shouting(JsonSerializer):
+    """A serializer made from the default one."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return "shouting"
+
+    def dumps(self, value: Any) -> bytes:
+        """Write in capitals."""
+        return super().dumps(value).upper()
+
+    def dumps_within(self, value: Any, *, max_bytes: int, what: str, setting: str) -> bytes:
+        """Write in capitals."""
+        return super().dumps_within(value, max_bytes=max_bytes, what=what, setting=setting).upper()
+
+
+async def test_a_serializer_made_from_the_default_one_is_asked(open_store: Callable[[], Store]) -> None:
+    """And not the one it is made from."""
+    dag = DAG("d")
+
+    @dag.task
+    async def task() -> str:
+        return "value"
+
+    async with Runtime(open_store(), serializer=Shouting()) as runtime:
+        assert (await runtime.run(dag))[task] == "VALUE"
+
+
+@pytest.mark.parametrize("depth", [3, 300])
+async def test_the_depth_of_values_is_the_runtimes_limit(open_store: Callable[[], Store], depth: int) -> None:
+    """With the default serializer; one that is given has its own."""
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    dag = DAG("d")
+    task = dag.add(lambda: value, id="task")
+    async with Runtime(open_store(), limits=Limits(max_depth=depth)) as runtime:
+        assert (await runtime.run(dag))[task] == value
+    async with Runtime(open_store(), serializer=JsonSerializer(max_depth=depth - 1)) as runtime:
+        with pytest.raises(RunFailedError, match="failed") as failed:
+            await runtime.run(dag)
+    assert "nested deeper" in str(failed.value.exceptions[0])

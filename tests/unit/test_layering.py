@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FLOORS: Final = (
-    ("errors", "ids", "log"),
+    ("cancellation", "errors", "ids", "log"),
     ("model",),
     ("serializers",),
     ("templates",),

@@ -110,7 +110,7 @@ class LiveRun:
     def record_start(self, task_id: str = "a", attempt: int = 1) -> None:
         """Have an attempt's start recorded."""
         seq = self._starts[task_id, attempt] = self.book.next_seq()
-        self.broker.start(self.book, StartAttempt(instance=self.key(task_id), attempt=attempt, started_us=seq, seq=seq))
+        self.broker.cast(self.book, StartAttempt(instance=self.key(task_id), attempt=attempt, started_us=seq, seq=seq))
 
     async def push(
         self,

@@ -112,7 +112,7 @@ async def test_a_failed_write_stops_its_run_and_no_other(memory: Store) -> None:
         assert isinstance(desk.broker.failure_of(run.book), StoreFullError)
 
         run.start("c")
-        run.broker.mark(run.book, MarkInstance(instance=run.key("d"), state=TaskState.SKIPPED, at_us=1, seq=99))
+        run.broker.cast(run.book, MarkInstance(instance=run.key("d"), state=TaskState.SKIPPED, at_us=1, seq=99))
         run.open("e")
         assert not run.broker.hand_in(run.book, run.outcome("e"), is_start_written=False)
         with pytest.raises(StoreFullError):

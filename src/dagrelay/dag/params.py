@@ -7,13 +7,14 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from dagrelay.dag.inputs import ConstantInput, ContextInput, ReferenceInput
-from dagrelay.errors import DAGValidationError
+from dagrelay.errors import DAGValidationError, XComTypeError
+from dagrelay.serializers.converter import structurer
 
 if TYPE_CHECKING:
     from dagrelay.dag.inputs import Input
     from dagrelay.dag.plan import Plan
 
-__all__ = ("complete_params",)
+__all__ = ("check_param_types", "complete_params")
 
 
 def complete_params(plan: Plan, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,6 +34,27 @@ def complete_params(plan: Plan, params: Mapping[str, Any]) -> dict[str, Any]:
     if problems:
         raise DAGValidationError(plan.dag_id, problems)
     return {**plan.params, **params}
+
+
+def check_param_types(plan: Plan, params: Mapping[str, Any]) -> None:
+    """Check, before anything of a run is recorded, that each param can fill the parameters that ask for it.
+
+    Args:
+        plan: what is to be run.
+        params: the run's params as plain JSON values, defaults included.
+
+    Raises:
+        DAGValidationError: with every parameter that a param is of the wrong type for.
+    """
+    problems: list[str] = []
+    for task_id, each in plan.typed_params:
+        if each.param in params:
+            try:
+                structurer(each.annotation)(params[each.param])
+            except XComTypeError as error:
+                problems.append(f"param {each.param!r} can't fill parameter {each.name!r} of task {task_id!r}: {error}")
+    if problems:
+        raise DAGValidationError(plan.dag_id, problems)
 
 
 def _unknown(plan: Plan, name: Any) -> str:

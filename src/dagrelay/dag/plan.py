@@ -15,7 +15,7 @@ from dagrelay.model.missing import MISSING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dagrelay.dag.inputs import Input
+    from dagrelay.dag.inputs import Input, ParamInput
     from dagrelay.model.policies import MissingPolicy, RetryPolicy
     from dagrelay.model.states import TriggerRule
     from dagrelay.templates import Tree
@@ -116,6 +116,8 @@ class Plan:
     """Params that a run must give, each with the first task that needs it."""
     param_names: frozenset[str]
     """All params that a run may give."""
+    typed_params: tuple[tuple[str, ParamInput], ...]
+    """The parameters that structure a run param into a type, each with the id of its task."""
     body: bytes
     """Its shape, canonical: JSON of [[task id, kind, [topological indices of its upstreams]], ...]."""
     fingerprint: str

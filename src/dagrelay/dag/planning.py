@@ -294,6 +294,12 @@ def _assemble(written: Written, drafts: list[_Draft], upstream: list[tuple[int, 
         params=written.params,
         required_params=MappingProxyType(required),
         param_names=frozenset(named),
+        typed_params=tuple(
+            (task.task_id, each)
+            for task in tasks
+            for each in task.inputs
+            if isinstance(each, ParamInput) and each.annotation is not MISSING
+        ),
         body=body,
         fingerprint=hashlib.sha256(body).hexdigest(),
     )

@@ -110,6 +110,7 @@ class Attempt:
     error: BaseException | None = None
     is_closed: bool = False
     _is_start_written = False
+    _deadline: float = inf
 
     def __init__(
         self,
@@ -155,7 +156,7 @@ class Attempt:
             operation = StartAttempt(
                 instance=self.instance, attempt=self.number, started_us=self._started_us, seq=self._start_seq
             )
-            self.run.data.broker.start(self.run.data.book, operation)
+            self.run.data.broker.cast(self.run.data.book, operation)
 
     def cancel(self, reason: CancelReason) -> None:
         """Cancel the handler. The first reason stands; later ones change nothing."""
@@ -183,6 +184,7 @@ class Attempt:
         book.open_attempt(self.instance, self.number)
         timer = None
         if self.task.timeout_s is not None:
+            self._deadline = anyio.current_time() + self.task.timeout_s
             timer = run.timers.after(self.task.timeout_s, partial(self.cancel, CancelReason.TIMEOUT))
         outcome: FinishAttempt | None = None
         try:
@@ -251,7 +253,7 @@ class Attempt:
         }
 
     def _context(self, config: Any) -> TaskContext:
-        run, timeout_s = self.run, self.task.timeout_s
+        run = self.run
         return TaskContext(
             run_id=self.instance.run_id,
             dag_id=run.data.plan.dag_id,
@@ -261,7 +263,7 @@ class Attempt:
             params=_own_copy(run.params),
             config=config,
             xcom=TaskXCom(run.data, self.index, self),
-            deadline=inf if timeout_s is None else anyio.current_time() + timeout_s,
+            deadline=self._deadline,
             run_started_at=from_us(run.started_us),
         )
 

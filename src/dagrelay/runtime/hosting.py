@@ -15,6 +15,7 @@ import anyio
 import anyio.lowlevel
 import attrs
 
+from dagrelay.cancellation import runs_on_asyncio
 from dagrelay.log import get_logger
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Hosting:
     def open(self, task_group: TaskGroup) -> None:
         """Take the task group to spawn hosts in."""
         self._task_group = task_group
-        self._on_asyncio = _runs_on_asyncio()
+        self._on_asyncio = runs_on_asyncio()
 
     def close(self) -> None:
         """Let idle hosts end, and busy ones after their attempt."""
@@ -191,14 +192,6 @@ class Hosting:
     def statistics(self) -> HostingStatistics:
         """Return the hosts."""
         return HostingStatistics(hosts=self._hosts, idle=len(self._idle))
-
-
-def _runs_on_asyncio() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _is_spoilt(task: asyncio.Task[Any] | None) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagrelay.dag.params import check_param_types
 from dagrelay.engine.machine import RunMachine, TaskProgress
 from dagrelay.engine.recovery import check_unchanged, downstream_closure, place_progress
 from dagrelay.errors import RunIdConflictError, RunNotFoundError
@@ -51,10 +52,13 @@ async def create(services: Services, plan: Plan, params: Mapping[str, Any], *, r
 
     Raises:
         RunIdConflictError: the id is taken.
+        DAGValidationError: a param is not of the type that a task asks for.
 
     Cancellation: the run may be recorded all the same, as running, and is found interrupted later.
     """
     encoded = services.door.params(params)
+    plain: dict[str, Any] = json.loads(encoded)
+    check_param_types(plan, plain)
     book = await services.broker.book(run_id, is_new=is_new)
     book.dag_id = plan.dag_id
     created_us = services.environment.now_us()
@@ -69,7 +73,7 @@ async def create(services: Services, plan: Plan, params: Mapping[str, Any], *, r
     )
     await services.broker.write(operation, book)
     machine = RunMachine(plan, max_interruptions=services.limits.max_interruptions)
-    return _scheduler(services, plan, book, machine, ends={}, params=json.loads(encoded), created_us=created_us)
+    return _scheduler(services, plan, book, machine, ends={}, params=plain, created_us=created_us)
 
 
 async def reopen(services: Services, plan: Plan, image: RunImage, *, clear_from: str | None = None) -> Scheduler:
@@ -93,7 +97,7 @@ async def reopen(services: Services, plan: Plan, image: RunImage, *, clear_from:
     book = await services.broker.book(run.run_id)
     book.dag_id = plan.dag_id
     # A scheduler of this process may not have been able to record what ended, as the store failed.
-    image = await settle(services, book, image, TaskState.INTERRUPTED)
+    image = settle(services, book, image, TaskState.INTERRUPTED)
     at_us = services.environment.now_us()
     if run.state is RunState.RUNNING:
         stop = SetRunState(run_id=run.run_id, state=RunState.INTERRUPTED, at_us=at_us, seq=book.next_seq())

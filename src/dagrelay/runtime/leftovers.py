@@ -32,10 +32,10 @@ def shown_state(run_state: RunState, state: TaskState) -> TaskState:
             return state
 
 
-async def settle(services: Services, book: RunBook, image: RunImage, state: TaskState) -> RunImage:
-    """Record, as `state`, the ends of attempts that the store could not take when they came, and return the image then.
+def settle(services: Services, book: RunBook, image: RunImage, state: TaskState) -> RunImage:
+    """Have recorded, as `state`, the ends of attempts that the store could not take when they came; return the image then.
 
-    Cancellation: some may be recorded.
+    Nothing is awaited: what is written to the run next is in the same batch, or a later one.
     """
     instances: list[StoredInstance] = []
     for each in image.instances:
@@ -54,7 +54,7 @@ async def settle(services: Services, book: RunBook, image: RunImage, state: Task
             failures=each.failures,
             interruptions=each.interruptions + (state is TaskState.INTERRUPTED),
         )
-        await services.broker.write(end, book)
+        services.broker.cast(book, end)
         instances.append(attrs.evolve(each, state=state, ended_us=at_us, interruptions=end.interruptions))
     return attrs.evolve(image, instances=tuple(instances))
 
@@ -68,10 +68,10 @@ async def cancel_stored(services: Services, image: RunImage) -> None:
     book = await broker.book(run.run_id)
     if run.state is not RunState.RUNNING:
         await broker.write(ReopenRun(run_id=run.run_id, plan=None, clear=(), at_us=now_us(), seq=book.next_seq()), book)
-    image = await settle(services, book, image, TaskState.CANCELLED)
+    image = settle(services, book, image, TaskState.CANCELLED)
     for each in image.instances:
         if each.state in _AT_REST:
             mark = MarkInstance(instance=each.instance, state=TaskState.CANCELLED, at_us=now_us(), seq=book.next_seq())
-            await broker.write(mark, book)
+            broker.cast(book, mark)
     end = SetRunState(run_id=run.run_id, state=RunState.CANCELLED, at_us=now_us(), seq=book.next_seq())
     await broker.write(end, book)

@@ -165,20 +165,30 @@ class RunResult:
         return XComNotFoundError(self.run_id, task_id, key, state=self.tasks[task_id].state)
 
 
-def _failed_task_errors(
-    plan: Plan, states: Sequence[TaskState], ends: Mapping[int, TaskEnd], causes: Mapping[int, BaseException]
-) -> dict[str, TaskFailedError]:
+def _task_error(task_id: str, attempt: int, record: ErrorRecord | None, cause: BaseException | None) -> TaskFailedError:
+    reason = record or ErrorRecord(type="Unknown", message="no reason was recorded")
+    error = TaskFailedError(task_id, attempt=attempt, reason=str(reason))
+    error.__cause__ = cause
+    return error
+
+
+def _errors_of_scheduler(scheduler: Scheduler) -> dict[str, TaskFailedError]:
     """Return an error for each failed task, by id in topological order, with its cause where it happened in this process."""
-    errors: dict[str, TaskFailedError] = {}
-    for index, state in enumerate(states):
-        if state is not TaskState.FAILED:
-            continue
-        task_id, end = plan.tasks[index].task_id, ends.get(index)
-        reason = (end.error if end is not None else None) or ErrorRecord(type="Unknown", message="no reason was recorded")
-        error = TaskFailedError(task_id, attempt=0 if end is None else end.attempt, reason=str(reason))
-        error.__cause__ = causes.get(index)
-        errors[task_id] = error
+    task_ids, errors = scheduler.facts.data.plan.task_ids, dict[str, TaskFailedError]()
+    for index, state in enumerate(scheduler.machine.states):
+        if state is TaskState.FAILED:
+            end, cause = scheduler.ends[index], scheduler.causes.get(index)
+            errors[task_ids[index]] = _task_error(task_ids[index], end.attempt, end.error, cause)
     return errors
+
+
+def _errors_of_image(image: RunImage) -> dict[str, TaskFailedError]:
+    """Return an error for each failed task that is stored, by id: the plan at hand may be another."""
+    return {
+        each.instance.task_id: _task_error(each.instance.task_id, each.attempt, each.error, None)
+        for each in image.instances
+        if each.state is TaskState.FAILED
+    }
 
 
 async def result_of_scheduler(services: Services, scheduler: Scheduler) -> RunResult:
@@ -202,7 +212,7 @@ async def result_of_scheduler(services: Services, scheduler: Scheduler) -> RunRe
         started_at=from_us(scheduler.facts.started_us),
         ended_at=None if scheduler.ended_us is None else from_us(scheduler.ended_us),
         tasks=TaskTable(scheduler.run_id, scheduler.state, plan, states, ends),
-        errors=_failed_task_errors(plan, states, ends, scheduler.causes),
+        errors=_errors_of_scheduler(scheduler),
         plan=plan,
         leaves=_present(plan, states, found),
         door=services.door,
@@ -228,7 +238,7 @@ async def result_of_image(services: Services, plan: Plan, image: RunImage) -> Ru
         started_at=run.created_at,
         ended_at=run.ended_at,
         tasks=TaskTable(run.run_id, run.state, plan, states, ends),
-        errors=_failed_task_errors(plan, states, ends, {}),
+        errors=_errors_of_image(image),
         plan=plan,
         leaves=_present(plan, states, found),
         door=services.door,

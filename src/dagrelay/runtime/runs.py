@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
+from dagrelay.cancellation import to_its_end
 from dagrelay.dag.params import complete_params
 from dagrelay.errors import RunStateError, RuntimeClosedError, StoreReadOnlyError, TaskNotFoundError
 from dagrelay.ids import check_run_id
@@ -18,7 +19,7 @@ from dagrelay.runtime.leftovers import cancel_stored
 from dagrelay.runtime.result import RunResult, conclude, result_of_image, result_of_scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import Coroutine, Mapping
 
     from dagrelay.dag.definition import DAG
     from dagrelay.dag.plan import Plan
@@ -45,7 +46,7 @@ class Runs:
         self._grace_s = grace_s
         self._lock = anyio.Lock()
         self._is_closing = False
-        # Invariant: a run stands here from its record until its scheduler has ended. (test_lifecycle: live runs)
+        # Invariant: a run stands here from its record until its scheduler has ended. (test_run_ids: a run is joined)
         self._live: dict[str, Scheduler] = {}
 
     def live(self, run_id: str) -> Scheduler | None:
@@ -67,11 +68,11 @@ class Runs:
             return await self._record(create(services, plan, given, run_id=fresh, is_new=True))
         run_id = check_run_id(run_id)
         async with self._lock:  # Two calls with one id must not both find nothing.
+            live = self._live.get(run_id)  # Looked up first: it may end while the store is read, and is ended by that record too.
             stored = await services.store.find_run(run_id)
             if stored is None:
                 return await self._record(create(services, plan, given, run_id=run_id, is_new=False))
             check_same_run(stored, run_id, plan.dag_id, services.door.params(given))
-            live = self._live.get(run_id)
             if live is not None:
                 return Launch(run_id=run_id, plan=plan, scheduler=live, is_owner=False)
             if stored.run.state in FINISHED_RUN_STATES:
@@ -95,7 +96,7 @@ class Runs:
                     raise RunStateError(run_id, RunState.RUNNING, "its tasks can't be retried now; cancel it first, or wait")
                 return Launch(run_id=run_id, plan=plan, scheduler=live, is_owner=False)
             found = await self._services.store.find_run(run_id)
-            if found is None:
+            if found is None or found.is_pruned:
                 raise await unknown_run(self._services.store, run_id)
             stored = check_same_run(found, run_id, plan.dag_id, None)
             if clear_from is None and stored.run.state is RunState.SUCCESS:
@@ -110,13 +111,28 @@ class Runs:
             raise await unknown_run(self._services.store, run_id)
         return await self._record(reopen(self._services, plan, image, clear_from=clear_from))
 
-    async def _record(self, recording: Awaitable[Scheduler]) -> Launch:
+    async def _record(self, recording: Coroutine[Any, Any, Scheduler]) -> Launch:
         """Have a run recorded whole; by halves it would stand there as running, with nobody running it."""
-        scheduler: Scheduler | None = None
-        with anyio.CancelScope(shield=True):
-            scheduler = await recording
-        assert scheduler is not None
-        return self._enter(scheduler)
+        launches: list[Launch] = []
+
+        async def record() -> None:
+            launches.append(self._enter(await recording))
+
+        try:
+            await to_its_end(record())
+        except BaseException:
+            # A native cancellation: whoever asked will not learn of the run, and nobody else would end it.
+            for launch in launches:
+                await self._interrupt(launch)
+            raise
+        return launches.pop()
+
+    async def _interrupt(self, launch: Launch) -> None:
+        """Interrupt a run whose caller was cancelled, and wait a while for the record of that."""
+        assert launch.scheduler is not None
+        launch.scheduler.interrupt()
+        with anyio.move_on_after(self._grace_s, shield=True):
+            await launch.scheduler.ended.wait()
 
     def _check_accepting(self) -> None:
         if self._is_closing:
@@ -150,9 +166,7 @@ class Runs:
                 await scheduler.ended.wait()
             except BaseException:
                 if launch.is_owner:
-                    scheduler.interrupt()
-                    with anyio.move_on_after(self._grace_s, shield=True):
-                        await scheduler.ended.wait()
+                    await self._interrupt(launch)  # noqa: ASYNC102 - it shields itself
                 raise
         return await self.result(launch, raise_on_failure=raise_on_failure)
 
@@ -181,14 +195,15 @@ class Runs:
         if scheduler is not None:
             scheduler.cancel()
             await scheduler.ended.wait()
-            return
+            if scheduler.state in FINISHED_RUN_STATES:
+                return
+            # It came to rest as interrupted before it heard of the cancellation, or couldn't record its end.
         async with self._lock:
             image = await services.store.load_run(run_id)
             if image is None:
                 raise await unknown_run(services.store, run_id)
             if image.stored.run.state not in FINISHED_RUN_STATES:
-                with anyio.CancelScope(shield=True):
-                    await cancel_stored(services, image)
+                await to_its_end(cancel_stored(services, image))
 
     def stop(self) -> None:
         """Take no more runs and interrupt those there are."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import anyio
 import attrs
 
+from dagrelay.cancellation import to_its_end
 from dagrelay.errors import ProcessForkedError, RunStateError, RuntimeClosedError
 from dagrelay.ids import check_dag_id, check_run_id, check_task_id
 from dagrelay.model.policies import Durability, Limits, MissingPolicy
@@ -116,8 +117,8 @@ class Runtime:
         if on_exit not in {"wait", "interrupt"}:
             raise ValueError(f"on_exit must be 'wait' or 'interrupt', not {on_exit!r}")
         self._store = _as_store(store)
-        self._registry = SerializerRegistry(serializer or JsonSerializer(), serializers)
         self._limits = limits or Limits()
+        self._registry = SerializerRegistry(serializer or JsonSerializer(max_depth=self._limits.max_depth), serializers)
         self._missing = MissingPolicy(missing)
         self._durability = Durability(durability)
         self._max_concurrency = max_concurrency
@@ -190,16 +191,15 @@ class Runtime:
             stack.push_async_callback(opened.task_group.__aexit__, None, None, None)
             stack.callback(setattr, self, "_open", None)
             stack.push_async_callback(self._store.close)
-            stack.push_async_callback(self._stop, opened)
+            stack.push_async_callback(to_its_end, self._stop(opened))
             if exc is None and self._on_exit == "wait":
                 await opened.runs.all_ended()  # noqa: ASYNC102 - waits for the runs, cancellably
 
     @staticmethod
     async def _stop(opened: _Opened) -> None:
-        with anyio.CancelScope(shield=True):
-            opened.runs.stop()
-            await opened.runs.all_ended()
-            await opened.supervisor.stop()
+        opened.runs.stop()
+        await opened.runs.all_ended()
+        await opened.supervisor.stop()
 
     def _opened(self) -> _Opened:
         if self._pid and self._pid != os.getpid():

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dagrelay.runtime.admission import Admission
     from dagrelay.runtime.attempt import RunFacts
     from dagrelay.runtime.hosting import Hosting
+    from dagrelay.runtime.timers import Timer
 
 __all__ = ("Scheduler", "TaskEnd")
 
@@ -140,6 +141,7 @@ class Scheduler:
         self._messages: deque[_Message] = deque()
         self._is_busy = True  # Until it begins, messages wait as they do while another is handled.
         self._attempts: dict[int, Attempt] = {}
+        self._retries: dict[int, Timer] = {}
         self._end_state: RunState | None = None
         self._bug: Exception | None = None
         self._done = anyio.Event()
@@ -215,6 +217,8 @@ class Scheduler:
             finally:
                 self._is_busy = True
                 self._messages.clear()
+                for retry in self._retries.values():
+                    retry.cancel()
                 self._admission.withdraw(self)
                 self._admission.leave(self)
                 broker.leave_run(book)
@@ -236,6 +240,7 @@ class Scheduler:
             case _Begin():
                 self._carry_out(machine.step(Begin()))
             case _Retry(index):
+                del self._retries[index]
                 self._carry_out(machine.step(RetryDue(index)))
             case _AttemptLost(index, state):
                 self._lose(index, state)
@@ -275,7 +280,7 @@ class Scheduler:
                     self._mark(index, state)
                 case WaitForRetry(index, retry_us):
                     delay_s = (retry_us - self.facts.environment.now_us()) / 1_000_000
-                    self.facts.timers.after(delay_s, partial(self._post, _Retry(index)))
+                    self._retries[index] = self.facts.timers.after(delay_s, partial(self._post, _Retry(index)))
                 case CancelAttempts(state):
                     self._stop_attempts(state)
                 case EndRun(state):
@@ -310,7 +315,7 @@ class Scheduler:
         )
         operation = MarkInstance(instance=instance, state=state, at_us=now_us, seq=data.book.next_seq(), error=error)
         try:
-            data.broker.mark(data.book, operation)
+            data.broker.cast(data.book, operation)
         except DagrelayError as failure:
             self.interrupt(failure)
 

@@ -170,7 +170,7 @@ class JsonSerializer:
         max_depth: containers inside each other allowed.
     """
 
-    __slots__ = ("_max_depth",)
+    __slots__ = ("max_depth",)
 
     def __init__(self, *, max_depth: int = 200) -> None:
         """Take the depth allowed.
@@ -180,7 +180,7 @@ class JsonSerializer:
         """
         if max_depth < 1:
             raise ValueError(f"max_depth must be at least 1, not {max_depth}")
-        self._max_depth = max_depth
+        self.max_depth: int = max_depth
 
     @property
     def name(self) -> str:
@@ -193,7 +193,7 @@ class JsonSerializer:
         Raises:
             XComSerializationError: it is not plain.
         """
-        return encode_json(value, max_depth=self._max_depth)
+        return encode_json(value, max_depth=self.max_depth)
 
     def dumps_within(self, value: Any, *, max_bytes: int, what: str, setting: str) -> bytes:
         """Return a plain value as JSON of at most `max_bytes`.
@@ -202,7 +202,7 @@ class JsonSerializer:
             XComSerializationError: it is not plain.
             XComTooLargeError: it is longer; found out before it is built if it is far longer.
         """
-        return encode_json(value, max_bytes=max_bytes, max_depth=self._max_depth, what=what, setting=setting)
+        return encode_json(value, max_bytes=max_bytes, max_depth=self.max_depth, what=what, setting=setting)
 
     def loads(self, data: bytes) -> Any:
         """Return the value of stored JSON.
@@ -220,4 +220,4 @@ class JsonSerializer:
 
     def __repr__(self) -> str:
         """Return how it is made."""
-        return f"JsonSerializer(max_depth={self._max_depth})"
+        return f"JsonSerializer(max_depth={self.max_depth})"

@@ -185,13 +185,8 @@ class Broker:
         await reply.wait()
         return entries
 
-    def start(self, book: RunBook, operation: StartAttempt) -> None:
-        """Take note that an attempt runs (a cast)."""
-        if self.failure_of(book) is None:
-            self._accept(Request(operation, book))
-
-    def mark(self, book: RunBook, operation: MarkInstance) -> None:
-        """Record the final state of a task that is not running (a cast)."""
+    def cast(self, book: RunBook, operation: StartAttempt | MarkInstance | FinishAttempt) -> None:
+        """Record what carries no values and nobody waits for: that an attempt runs, or a state of a task that is not running."""
         if self.failure_of(book) is None:
             self._accept(Request(operation, book))
 

@@ -126,16 +126,16 @@ class Door:
         return (whole, *parts)
 
     def _encode(self, serializer: Serializer, value: Any, declared: Any, limit: int, what: str) -> bytes:
-        if not isinstance(serializer, JsonSerializer):
+        if type(serializer) is not JsonSerializer:
             return encode(serializer, value, max_bytes=limit, what=what)
         try:
-            return encode_json(value, max_bytes=limit, max_depth=self._limits.max_depth, what=what)
+            return encode_json(value, max_bytes=limit, max_depth=serializer.max_depth, what=what)
         except XComSerializationError:
             # Not plain: the converter may know it. Plain values, the most, never pay for asking.
             plain = unstructure(value, declared, max_bytes=limit, what=what)
             if plain is value:
                 raise
-        return encode_json(plain, max_bytes=limit, max_depth=self._limits.max_depth, what=what)
+        return encode_json(plain, max_bytes=limit, max_depth=serializer.max_depth, what=what)
 
     def decode(self, serializer: str, data: bytes, as_type: Any = MISSING) -> Any:
         """Return a fresh value from its bytes, structured into `as_type` unless that is MISSING.
@@ -155,7 +155,8 @@ class Door:
             XComTooLargeError: they are too long.
         """
         plain = {name: values[name] for name in sorted(values)}
-        return self._encode(JsonSerializer(), plain, MISSING, self._limits.max_xcom_bytes, "the params")
+        standard = JsonSerializer(max_depth=self._limits.max_depth)
+        return self._encode(standard, plain, MISSING, self._limits.max_xcom_bytes, "the params")
 
 
 def placed(book: RunBook, drafts: Sequence[NewEntry]) -> tuple[NewEntry, ...]:

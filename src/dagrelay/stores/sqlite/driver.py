@@ -15,8 +15,10 @@ import aiosqlite
 import anyio
 import anyio.to_thread
 
+from dagrelay.cancellation import runs_on_asyncio, to_its_end
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = ("AiosqliteDriver", "Driver", "ThreadDriver", "UnitConnection", "driver_for_this_loop")
 
@@ -120,7 +122,7 @@ class AiosqliteDriver:
     async def open(self) -> None:
         """Connect; see Driver."""
         try:
-            await _to_its_end(self._connect())
+            await to_its_end(self._connect())
         except BaseException:
             await self.close()  # noqa: ASYNC102 - it shields itself
             raise
@@ -170,24 +172,7 @@ class AiosqliteDriver:
         """Disconnect; see Driver."""
         database, self._database = self._database, None
         if database is not None:
-            await _to_its_end(database.close())
-
-
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await work to its end whatever is cancelled meanwhile, and raise the cancellation then."""
-    task = asyncio.ensure_future(work)
-    cancelled: BaseException | None = None
-    with anyio.CancelScope(shield=True):
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError as error:  # noqa: ASYNC103 - raised once the work is over
-                cancelled = error
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()  # The cancellation outranks it; asking keeps the loop from reporting it as never retrieved.
-        raise cancelled
-    task.result()
+            await to_its_end(database.close())
 
 
 class ThreadDriver:
@@ -229,8 +214,4 @@ class ThreadDriver:
 
 def driver_for_this_loop(uri: str, *, factory: type[UnitConnection] = UnitConnection) -> Driver:
     """Return a driver for the loop that is running."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return ThreadDriver(uri, factory=factory)
-    return AiosqliteDriver(uri, factory=factory)
+    return AiosqliteDriver(uri, factory=factory) if runs_on_asyncio() else ThreadDriver(uri, factory=factory)
