@@ -266,8 +266,7 @@ class NotUpstreamError(XComError, LookupError):
         self.near: tuple[str, ...] = tuple(near)
         if known:
             text = (
-                f"task {task_id!r} can't pull from {upstream_id!r}, which is not upstream of it: add "
-                f"depends_on={upstream_id!r}, or use ctx.xcom.wait() for a value of a task running beside it"
+                f"task {task_id!r} can't pull from {upstream_id!r}, which is not upstream of it: add depends_on={upstream_id!r}"
             )
         else:
             text = f"task {task_id!r} can't pull from {upstream_id!r}: the DAG has no such task"

@@ -102,10 +102,7 @@ SAMPLES: Final[list[tuple[BaseException, str]]] = [
     ),
     (
         NotUpstreamError("b", "a"),
-        (
-            "task 'b' can't pull from 'a', which is not upstream of it: add depends_on='a', or use ctx.xcom.wait() for a value "
-            "of a task running beside it"
-        ),
+        "task 'b' can't pull from 'a', which is not upstream of it: add depends_on='a'",
     ),
     (NotUpstreamError("b", "x", known=False), "task 'b' can't pull from 'x': the DAG has no such task"),
     (
