@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from dagrelay.actors.mailbox import MailboxClosed
 from dagrelay.errors import DagrelayError
 from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComDeleted
+from dagrelay.model.policies import Limits
 from dagrelay.model.records import ErrorRecord
 from dagrelay.model.states import RunState, TaskState
 from dagrelay.stores.operations import DeleteRun
 from dagrelay.testing.story import Story
+from dagrelay.xcom.followers import EventsMissed, Follower
 from dagrelay.xcom.timeline import events_of
 from tests.xcom.desk import at_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dagrelay.actors.mailbox import Mailbox
     from dagrelay.model.events import Event
     from dagrelay.stores.base import Store
     from dagrelay.stores.operations import Operation
-    from tests.xcom.desk import LiveRun
+    from tests.xcom.desk import Desk, LiveRun
 
 
 def at(run: LiveRun) -> Story:
@@ -41,7 +45,7 @@ async def test_the_live_timeline_is_the_stored_one(store: Store) -> None:
         assert run.broker.hand_in(run.book, run.outcome(values={"return_value": b"3"}), is_start_written=True)
         run.finish("b", state=TaskState.UP_FOR_RETRY)
         run.finish("b", 2, state=TaskState.FAILED, values={"m": b"1"})
-        run.broker.mark(run.book, at(run).mark("c", TaskState.UPSTREAM_FAILED, error=ErrorRecord(type="E", message="m")))
+        run.broker.cast(run.book, at(run).mark("c", TaskState.UPSTREAM_FAILED, error=ErrorRecord(type="E", message="m")))
         await run.push({"out": b"1"}, "d", slot=0)
         assert await desk.broker.write(at(run).delete("d", "none"), run.book) == 0
         assert await desk.broker.write(at(run).delete("a", "k"), run.book) == 1
@@ -100,6 +104,96 @@ async def test_following_ends_where_it_is_ended(memory: Store) -> None:
         desk.broker.unfollow("run", two)
         await desk.manager.push("run", "a", "k", 1)
         assert [len(each) for each in (one, two, other)] == [0, 0, 0]
+
+
+# ------------------------------------------------------------------------------------------------ those who fall behind
+
+FEW = Limits(mailbox_capacity=4)
+
+
+async def follow_whole(desk: Desk, follower: Mailbox[Event]) -> list[Event]:
+    """Read a run's timeline to its end: what is stored, then live, and what is stored again wherever events were missed."""
+    seen: list[Event] = []
+
+    def take(events: list[Event]) -> int:
+        seen.extend(event for event in events if not seen or event.seq > seen[-1].seq)
+        return len(events)
+
+    while True:
+        while take(await desk.store.events("run", after_seq=seen[-1].seq if seen else 0, limit=7)):
+            pass
+        try:
+            while True:
+                take(await follower.drain(7))
+        except EventsMissed:
+            continue
+        except MailboxClosed:
+            return seen
+
+
+async def test_who_does_not_read_gathers_no_more_than_its_capacity(memory: Store) -> None:
+    """The rest is dropped, and one who reads is told nothing of it."""
+    async with at_work(memory, limits=FEW) as desk:
+        run = await desk.enter()
+        idle, reader = desk.broker.follow("run"), desk.broker.follow("run")
+        for number in range(10):
+            run.finish(f"t{number}", values={"x": b"1"})
+            await desk.broker.barrier()
+            assert len(idle) <= FEW.mailbox_capacity
+            assert len(reader.drain_nowait(10)) == 3
+        with pytest.raises(EventsMissed):
+            await idle.drain(10)
+        run.finish("late")
+        await desk.broker.barrier()
+        assert len(await idle.drain(10)) == 2
+        desk.broker.unfollow("run", idle)
+
+
+async def test_who_fell_behind_reads_on_in_the_store(store: Store) -> None:
+    """And misses nothing, whenever it reads."""
+    async with at_work(store, limits=FEW) as desk:
+        run = await desk.enter()
+        ready, waiting = desk.broker.follow("run"), desk.broker.follow("run")
+        timelines: list[list[Event]] = []
+
+        async def read(follower: Mailbox[Event]) -> None:
+            timelines.append(await follow_whole(desk, follower))
+
+        async with anyio.create_task_group() as readers:
+            readers.start_soon(read, waiting)
+            await anyio.wait_all_tasks_blocked()
+            for number in range(10):
+                run.finish(f"t{number}", values={"x": b"1", "y": b"1", "z": b"1"})
+                if number % 4 == 3:
+                    await anyio.wait_all_tasks_blocked()
+            await run.end()
+            readers.start_soon(read, ready)
+        whole = await store.events("run")
+        assert len(whole) == 52
+        assert timelines == [whole, whole]
+
+
+async def test_who_fell_behind_a_run_that_ended_is_told_both(memory: Store) -> None:
+    """First that events were missed, then that there are no more; or nothing, if it goes."""
+    async with at_work(memory, limits=FEW) as desk:
+        run = await desk.enter()
+        stays, goes = desk.broker.follow("run"), desk.broker.follow("run")
+        run.finish(values={str(number): b"1" for number in range(5)})
+        await run.end()
+        desk.broker.unfollow("run", goes)
+        assert len(goes) == 0
+        with pytest.raises(EventsMissed):
+            stays.drain_nowait(10)
+        with pytest.raises(MailboxClosed):
+            await stays.drain(10)
+
+
+def test_a_follower_that_has_gone_is_told_nothing() -> None:
+    """It may go, as garbage does, while its run's followers are told."""
+    follower = Follower("run", 4)
+    follower.discard()
+    follower.tell(told(Story("run").create("a")))
+    assert len(follower) == 0
 
 
 async def test_a_refused_operation_is_no_event(memory: Store) -> None:
