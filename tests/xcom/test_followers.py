@@ -9,11 +9,11 @@ import pytest
 
 from dagrelay.actors.mailbox import MailboxClosed
 from dagrelay.errors import DagrelayError
-from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComDeleted
+from dagrelay.model.events import RunFinished, TaskStateChanged, XComDeleted
 from dagrelay.model.policies import Limits
-from dagrelay.model.records import ErrorRecord
+from dagrelay.model.records import ErrorRecord, from_us
 from dagrelay.model.states import RunState, TaskState
-from dagrelay.stores.operations import DeleteRun
+from dagrelay.stores.operations import DeleteRun, run_id_of
 from dagrelay.testing.story import Story
 from dagrelay.xcom.followers import EventsMissed, Follower
 from dagrelay.xcom.timeline import events_of
@@ -214,16 +214,23 @@ async def test_a_refused_operation_is_no_event(memory: Store) -> None:
 # --------------------------------------------------------------------------------------------------------- timeline
 
 
-def told(operation: Operation, *, count: int = 1, with_start: bool = False) -> list[Event]:
+def told(operation: Operation, *, result: int = 1, with_start: bool = False) -> list[Event]:
     """Return the events of one operation."""
-    return list(events_of(operation, dag_id="dag", count=count, with_start=with_start))
+    return list(events_of(operation, dag_id="dag", result=result, with_start=with_start))
 
 
 NEWS: dict[str, Callable[[Story], Operation]] = {
+    "create": lambda story: Story("new", seq=story.seq).create("a"),
     "start": lambda story: story.start("a"),
     "finish": lambda story: story.finish("a", state=TaskState.FAILED, error=ErrorRecord(type="E", message="m")),
-    "mark": lambda story: story.mark("a", TaskState.SKIPPED),
+    "finish with values": lambda story: story.finish("a", 2, values={"k": b"1", "l": b"22"}, map_index=3),
+    "retry": lambda story: story.finish("retried", 4, state=TaskState.UP_FOR_RETRY, values={"k": b"1"}),
+    "interrupt": lambda story: story.finish("a", 4, state=TaskState.INTERRUPTED),
+    "mark": lambda story: story.mark("a", TaskState.SKIPPED, map_index=2),
+    "mark after attempts": lambda story: story.mark("retried", TaskState.CANCELLED),
+    "mark after an interrupt": lambda story: story.mark("stopped", TaskState.FAILED, error=ErrorRecord(type="E", message="m")),
     "put": lambda story: story.put("a", {"k": b"1", "l": b"22"}, map_index=3),
+    "put by an attempt": lambda story: story.put("a", {"k": b"1"}, slot=-1, attempt=5),
     "delete": lambda story: story.delete("b"),
     "delete nothing": lambda story: story.delete("b", "none"),
     "delete a slot": lambda story: story.delete("b", "k", slots=(0,)),
@@ -232,29 +239,42 @@ NEWS: dict[str, Callable[[Story], Operation]] = {
 
 
 @pytest.mark.parametrize("kind", NEWS)
-async def test_every_operation_is_told_as_the_store_tells_it(memory: Store, kind: str) -> None:
-    """Whatever is news of a run that has a value already."""
+async def test_every_operation_is_told_as_the_store_tells_it(store: Store, kind: str) -> None:
+    """Whatever is news of a run that has a value and attempts already; taking it up again is told below."""
     story = Story("run")
-    await memory.apply([story.create("a", "b"), story.put("b", {"k": b"1"})])
+    attempts = [story.finish("retried", 3, TaskState.UP_FOR_RETRY), story.finish("stopped", 2, TaskState.INTERRUPTED)]
+    await store.apply([story.create("a", "b", "retried", "stopped"), story.put("b", {"k": b"1"}), *attempts])
     after = story.seq
     operation = NEWS[kind](story)
-    (count,) = await memory.apply([operation])
-    assert isinstance(count, int)
-    assert told(operation, count=count, with_start=kind == "finish") == await memory.events("run", after_seq=after)
+    (result,) = await store.apply([operation])
+    assert isinstance(result, int)
+    run_id = run_id_of(operation)
+    assert run_id is not None
+    assert told(operation, result=result, with_start=True) == await store.events(run_id, after_seq=after)
 
 
-def test_beginnings_are_told() -> None:
-    """A new run and one taken up again, with the tasks that will run again."""
-    story = Story("run")
-    create = story.create("a")
-    (started,) = told(create)
-    assert isinstance(started, RunStarted)
-    assert (started.dag_id, started.seq) == ("dag", create.seq)
-    reopen = story.reopen(story.key("a"), story.key("b"))
-    again, *cleared = told(reopen)
-    assert isinstance(again, RunStarted)
-    assert [event.seq for event in cleared] == [reopen.seq + 1, reopen.seq + 2]
-    assert all(isinstance(event, TaskStateChanged) and event.state is TaskState.PENDING for event in cleared)
+async def test_a_run_taken_up_again_is_told_by_the_store(store: Store) -> None:
+    """What was untouched, or clear already, is not told as cleared, and what was cleared keeps its attempt's number."""
+    async with at_work(store) as desk:
+        run = await desk.enter(tasks="abc")
+        run.finish("a", 2, state=TaskState.FAILED)
+        await run.end(RunState.FAILED)
+        follower = desk.broker.follow("run")
+        reopen = at(run).reopen(run.key("a"), run.key("b"))
+        await desk.broker.write(reopen, run.book)
+        with pytest.raises(EventsMissed):
+            await follower.drain(10)
+        cleared = TaskStateChanged(
+            run_id="run",
+            seq=reopen.seq + 1,
+            time=from_us(reopen.at_us),
+            task_id="a",
+            map_index=None,
+            attempt=2,
+            state=TaskState.PENDING,
+        )
+        assert await store.events("run", after_seq=reopen.seq - 1) == [*told(reopen), cleared]
+        desk.broker.unfollow("run", follower)
 
 
 def test_deletions_of_runs_are_no_news_of_the_run() -> None:

@@ -169,9 +169,10 @@ class Store(Protocol):
     async def apply(self, batch: Sequence[Operation]) -> list[int | DagrelayError]:
         """Apply operations in order, in one transaction, and return one result for each.
 
-        A result is a count (entries or runs deleted; else 1), or the error for which the operation, and only it, was refused and
-        left no trace. If the medium refuses one operation (a StoreError result), the later operations of the same run get the
-        same error untried, so that what is stored stays a prefix of what was asked.
+        A result is a number (how many entries or runs were deleted; for MarkInstance the latest attempt, of which its event
+        tells; else 1), or the error for which the operation, and only it, was refused and left no trace. If the medium refuses
+        one operation (a StoreError result), the later operations of the same run get the same error untried, so that what is
+        stored stays a prefix of what was asked.
 
         Raises:
             StaleOwnerError: another owner has taken over; nothing was applied.

@@ -167,8 +167,10 @@ class MemoryStore:
 
     def _carry_out(self, op: Operation) -> int:
         match op:
-            case StartAttempt() | FinishAttempt() | MarkInstance():
+            case StartAttempt() | FinishAttempt():
                 self._attempt(op)
+            case MarkInstance():
+                return self._mark(op)
             case PutEntries():
                 self._put(op)
             case CreateRun():
@@ -188,19 +190,23 @@ class MemoryStore:
                 assert_never(op)
         return 1
 
-    def _attempt(self, op: StartAttempt | FinishAttempt | MarkInstance) -> None:
+    def _attempt(self, op: StartAttempt | FinishAttempt) -> None:
         run, _ = self._existing(op.instance.run_id)
         self._intern(op.instance.task_id)
         old = run.instances.get(op.instance)
         if isinstance(op, StartAttempt):
             new = rules.started(old, op)
-        elif isinstance(op, MarkInstance):
-            new = rules.marked(old, op)
         else:
             new, history = rules.finished(old, op)
             run.log += history
             self._store(run, op, op.attempt)
         run.instances[op.instance] = new
+
+    def _mark(self, op: MarkInstance) -> int:
+        run, _ = self._existing(op.instance.run_id)
+        self._intern(op.instance.task_id)
+        new = run.instances[op.instance] = rules.marked(run.instances.get(op.instance), op)
+        return new.attempt
 
     def _put(self, op: PutEntries) -> None:
         run_id, task_id, _ = op.instance

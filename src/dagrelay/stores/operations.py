@@ -190,7 +190,7 @@ class FinishAttempt:
 
 @attrs.frozen(kw_only=True)
 class MarkInstance:
-    """Give an instance that is not running a final state.
+    """Give an instance that is not running a final state; applying it returns the number of its latest attempt, 0 if it had none.
 
     Refused with InvalidTransitionError if it has one already, or is running.
     """

@@ -60,7 +60,9 @@ __all__ = (
     "push_event",
     "reopened_run",
     "run_events",
+    "run_finished",
     "run_record",
+    "run_started",
     "started",
     "stored_instance",
     "stored_run",
@@ -187,10 +189,20 @@ def buried_run(row: RunRow) -> RunRow:
 
 def run_events(row: RunRow) -> tuple[RunStarted | RunFinished, ...]:
     """Return the events derived from a run's row."""
-    start = RunStarted(run_id=row.run_id, seq=row.start_seq, time=from_us(row.started_us), dag_id=row.dag_id)
+    start = run_started(row.run_id, row.dag_id, row.start_seq, row.started_us)
     if row.end_seq is None or row.ended_us is None:
         return (start,)
-    return start, RunFinished(run_id=row.run_id, seq=row.end_seq, time=from_us(row.ended_us), state=row.state)
+    return start, run_finished(row.run_id, row.state, row.end_seq, row.ended_us)
+
+
+def run_started(run_id: str, dag_id: str, seq: int, time_us: int) -> RunStarted:
+    """Return the event of a run that began, or went on."""
+    return RunStarted(run_id=run_id, seq=seq, time=from_us(time_us), dag_id=dag_id)
+
+
+def run_finished(run_id: str, state: RunState, seq: int, time_us: int) -> RunFinished:
+    """Return the event of a run that ended, or was interrupted."""
+    return RunFinished(run_id=run_id, seq=seq, time=from_us(time_us), state=state)
 
 
 def run_record(row: RunRow) -> Run:
@@ -236,18 +248,9 @@ def started(row: InstanceRow | None, op: StartAttempt) -> InstanceRow:
         InvalidTransitionError: an earlier attempt still runs, or ended the instance.
     """
     _check_attempt(op.instance, row, op.attempt, TaskState.RUNNING)
-    return InstanceRow(
-        TaskState.RUNNING,
-        op.attempt,
-        op.started_us,
-        None,
-        op.seq,
-        op.seq,
-        None,
-        0 if row is None else row.failures,
-        0 if row is None else row.interruptions,
-        None,
-    )
+    failures, interruptions = (0, 0) if row is None else (row.failures, row.interruptions)
+    start = TaskState.RUNNING, op.attempt, op.started_us, None, op.seq, op.seq, None
+    return InstanceRow(*start, failures, interruptions, None)
 
 
 def finished(row: InstanceRow | None, op: FinishAttempt) -> tuple[InstanceRow, tuple[TaskStateChanged, ...]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dagrelay.actors.mailbox import Mailbox
 from dagrelay.model.events import Event
-from dagrelay.stores.operations import run_id_of
+from dagrelay.stores.operations import ReopenRun, run_id_of
 from dagrelay.xcom.timeline import events_of
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ class Follower(Mailbox[Event]):
         super().__init__(f"events {run_id}", capacity)
         self._has_missed = False
 
-    def tell(self, events: Sequence[Event]) -> None:
-        """Add events in their order; or drop them and all others where they are too many."""
+    def tell(self, events: Sequence[Event], *, is_all: bool = True) -> None:
+        """Add events in their order; or drop them and all others where they are too many, or not all there is to tell."""
         if self._has_missed or self.is_closed:
             return
-        if len(self) + len(events) > self.capacity:
+        if not is_all or len(self) + len(events) > self.capacity:
             self._has_missed = True
             super().drain_nowait(len(self))
             events = events[-1:]  # One, to wake the reader; it is dropped with the news that there were more.
@@ -103,6 +103,7 @@ class Followers:
         followers = None if run_id is None else self._by_run.get(run_id)
         if followers:
             dag_id = "" if request.book is None else request.book.dag_id
-            events = list(events_of(request.operation, dag_id=dag_id, count=result, with_start=request.with_start))
+            events = events_of(request.operation, dag_id=dag_id, result=result, with_start=request.with_start)
+            is_all = not isinstance(request.operation, ReopenRun)
             for follower in followers:
-                follower.tell(events)
+                follower.tell(events, is_all=is_all)

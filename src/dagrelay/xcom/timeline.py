@@ -1,19 +1,17 @@
-"""Events made of committed operations, for those who follow a run live; what is stored derives the same ones."""
+"""Events made of committed operations, for those who follow a run live: by the rules by which a store derives its own."""
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, assert_never
 
-from dagrelay.model.events import Event, RunFinished, RunStarted, TaskStateChanged, XComDeleted, XComPushed
-from dagrelay.model.records import InstanceKey, from_us
-from dagrelay.model.states import TaskState
+from dagrelay.stores import rules
 from dagrelay.stores.operations import (
     CreateRun,
     DeleteEntries,
     DeleteRun,
     FinishAttempt,
     MarkInstance,
-    NewEntry,
     Operation,
     PruneRuns,
     PutEntries,
@@ -23,91 +21,50 @@ from dagrelay.stores.operations import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
+
+    from dagrelay.model.events import Event, XComPushed
 
 __all__ = ("events_of",)
 
 
-def events_of(operation: Operation, *, dag_id: str, count: int, with_start: bool = False) -> Iterator[Event]:
-    """Yield the events of one committed operation, in order of `seq`.
+def events_of(operation: Operation, *, dag_id: str, result: int, with_start: bool = False) -> Sequence[Event]:
+    """Return the events of one committed operation, in order of `seq`.
+
+    Of a run taken up again it is only that: what was cleared, and not untouched or clear before, only the store can tell.
 
     Args:
         operation: what was applied.
         dag_id: the run's DAG.
-        count: the result of applying it.
+        result: the result of applying it.
         with_start: an outcome's start was not written apart, so that it tells of it too.
     """
     match operation:
         case FinishAttempt():
-            if with_start:
-                running = TaskState.RUNNING
-                yield _changed(operation.instance, operation.attempt, running, operation.start_seq, operation.started_us)
-            for entry in operation.entries:
-                yield _pushed(operation.instance, operation.attempt, entry)
-            yield _changed(operation.instance, operation.attempt, operation.state, operation.seq, operation.ended_us, operation)
+            row, logged = rules.finished(None, operation)
+            changes = logged or rules.derived_events(operation.instance, row)
+            return sorted((*_pushes(operation), *(changes if with_start else changes[-1:])), key=attrgetter("seq"))
         case StartAttempt():
-            state = TaskState.RUNNING
-            yield _changed(operation.instance, operation.attempt, state, operation.seq, operation.started_us)
+            return rules.derived_events(operation.instance, rules.started(None, operation))
         case PutEntries():
-            for entry in operation.entries:
-                yield _pushed(operation.instance, operation.attempt, entry)
+            return _pushes(operation)
         case MarkInstance():
-            yield _changed(operation.instance, 0, operation.state, operation.seq, operation.at_us, operation)
-        case DeleteEntries() if not count:
-            return
+            return rules.derived_events(operation.instance, rules.marked(None, operation)._replace(attempt=result))
         case DeleteEntries():
-            yield XComDeleted(
-                run_id=operation.run_id,
-                seq=operation.seq,
-                time=from_us(operation.at_us),
-                task_id=operation.task_id,
-                map_index=None if operation.slots is None else operation.map_index,
-                key=operation.key,
-                count=count,
-            )
+            return [rules.deletion_event(operation, result)] if result else []
         case CreateRun():
-            yield RunStarted(run_id=operation.run_id, seq=operation.seq, time=from_us(operation.created_us), dag_id=dag_id)
+            return rules.run_events(rules.created_run(operation))
         case ReopenRun():
-            yield RunStarted(run_id=operation.run_id, seq=operation.seq, time=from_us(operation.at_us), dag_id=dag_id)
-            for place, instance in enumerate(operation.clear, start=operation.seq + 1):
-                yield _changed(instance, 0, TaskState.PENDING, place, operation.at_us)
+            return [rules.run_started(operation.run_id, dag_id, operation.seq, operation.at_us)]
         case SetRunState():
-            time = from_us(operation.at_us)
-            yield RunFinished(run_id=operation.run_id, seq=operation.seq, time=time, state=operation.state)
+            return [rules.run_finished(operation.run_id, operation.state, operation.seq, operation.at_us)]
         case DeleteRun() | PruneRuns():
-            return
+            return []
         case _ as never:
             assert_never(never)
 
 
-def _pushed(instance: InstanceKey, attempt: int, entry: NewEntry) -> XComPushed:
-    return XComPushed(
-        run_id=instance.run_id,
-        seq=entry.seq,
-        time=from_us(entry.created_us),
-        task_id=instance.task_id,
-        map_index=instance.map_index,
-        attempt=attempt,
-        key=entry.key,
-        size_bytes=len(entry.value),
-    )
-
-
-def _changed(
-    instance: InstanceKey,
-    attempt: int,
-    state: TaskState,
-    seq: int,
-    at_us: int,
-    why: FinishAttempt | MarkInstance | None = None,
-) -> TaskStateChanged:
-    return TaskStateChanged(
-        run_id=instance.run_id,
-        seq=seq,
-        time=from_us(at_us),
-        task_id=instance.task_id,
-        map_index=instance.map_index,
-        attempt=attempt,
-        state=state,
-        error=None if why is None else why.error,
-    )
+def _pushes(operation: PutEntries | FinishAttempt) -> list[XComPushed]:
+    slot = operation.attempt if isinstance(operation, FinishAttempt) else operation.slot
+    rows = (rules.entry_row(entry, slot=slot, attempt=operation.attempt) for entry in operation.entries)
+    return [rules.push_event(operation.instance, row) for row in rows]

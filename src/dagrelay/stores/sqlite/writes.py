@@ -309,12 +309,14 @@ def carry_out(changes: Changes, op: Operation) -> int:
             changes.put_instance(place, rules.started(changes.instance(place), op))
         case MarkInstance():
             place = changes.place(op.instance)
-            changes.put_instance(place, rules.marked(changes.instance(place), op))
+            row = rules.marked(changes.instance(place), op)
+            changes.put_instance(place, row)
+            return row.attempt
         case CreateRun():
             _create(changes, op)
         case SetRunState():
-            fields, row = changes.existing_run(op.run_id)
-            changes.put_run(fields._replace(row=rules.ended_run(row, op)))
+            fields, run = changes.existing_run(op.run_id)
+            changes.put_run(fields._replace(row=rules.ended_run(run, op)))
         case ReopenRun():
             _reopen(changes, op)
         case DeleteEntries():

@@ -157,18 +157,18 @@ class AttemptTests(StoreContract):
         assert isinstance(await refusal(store, story.start("a")), InvalidTransitionError)
 
     async def test_a_mark_ends_what_waits_for_another_attempt(self, store: Store) -> None:
-        """up_for_retry and interrupted instances can be marked, and keep their attempt and counts."""
+        """up_for_retry and interrupted instances can be marked, and keep their attempt, which is the result, and counts."""
         story = Story()
         await accept(
             store,
-            story.create("a", "b"),
-            story.finish("a", state=TaskState.UP_FOR_RETRY, retry_us=5, failures=1),
+            story.create("a", "b", "c"),
+            story.finish("a", 2, state=TaskState.UP_FOR_RETRY, retry_us=5, failures=1),
             story.finish("b", state=TaskState.INTERRUPTED, interruptions=3),
-            story.mark("a", TaskState.CANCELLED),
-            story.mark("b", TaskState.FAILED),
         )
-        a, b = await store.instances("run")
-        assert (a.state, a.attempt, a.retry_us, a.failures) == (TaskState.CANCELLED, 1, None, 1)
+        marks = story.mark("a", TaskState.CANCELLED), story.mark("b", TaskState.FAILED), story.mark("c")
+        assert await accept(store, *marks) == [2, 1, 0]
+        a, b, _ = await store.instances("run")
+        assert (a.state, a.attempt, a.retry_us, a.failures) == (TaskState.CANCELLED, 2, None, 1)
         assert (b.state, b.attempt, b.interruptions) == (TaskState.FAILED, 1, 3)
 
     async def test_a_running_instance_can_not_be_marked(self, store: Store) -> None:
