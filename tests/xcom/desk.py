@@ -187,7 +187,7 @@ async def at_work(
     broker = Broker(faulty, limits)
     ticks = count(1_000)
     door = Door(SerializerRegistry(JsonSerializer(), serializers), limits, lambda: next(ticks))
-    manager = XComManager(faulty, broker, door)
+    manager = XComManager(faulty, broker, door, limits=limits)
     deaths: list[Exception] = []
 
     async def serve() -> None:

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from dagrelay.dag.definition import DAG
+from dagrelay.dag.references import template
 from dagrelay.errors import (
     DAGValidationError,
     InvalidIdError,
@@ -304,6 +305,23 @@ async def test_upstream_values_come_in_topological_order(store: Store, monkeypat
         assert list(found) == ["one", "two"]
         assert await pull("run", "three", dag, direct=True) == {"two": {}}
         assert await pull("run", "one", dag) == {}
+
+
+async def test_upstream_values_go_by_the_runtimes_plan(memory: Store) -> None:
+    """A DAG planned under the runtime's limits stays so, and one that only these allow is no error."""
+    limits = Limits(max_template_chars=2_000_000)
+    dag = new_dag()
+    large = DAG("large")
+
+    @large.task
+    async def long(text: str = template("x" * 1_500_000)) -> str:
+        return text
+
+    async with at_work(memory, limits=limits) as desk:
+        plan = dag.plan(limits=limits)
+        assert await desk.manager.pull_from_upstream("run", "one", dag) == {}
+        assert dag.plan(limits=limits) is plan
+        assert await desk.manager.pull_from_upstream("run", long.id, large) == {}
 
 
 async def test_upstream_of_what_the_dag_does_not_have_is_an_error(memory: Store) -> None:

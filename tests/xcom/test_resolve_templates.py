@@ -13,7 +13,7 @@ from dagrelay.errors import (
     TemplateValueError,
     XComNotFoundError,
 )
-from dagrelay.model.policies import MissingPolicy
+from dagrelay.model.policies import Limits, MissingPolicy
 from dagrelay.model.states import TaskState
 from dagrelay.xcom.templates import resolve_templates
 from tests.xcom.desk import at_work
@@ -167,3 +167,24 @@ async def test_bad_input_is_refused(memory: Store) -> None:
             await resolve_templates("{{ xcom.a.number | length }}", "r", desk.manager)
         with pytest.raises(TemplateLimitError):
             await resolve_templates("x" * 2_000_000, "r", desk.manager)
+
+
+@pytest.mark.parametrize(
+    ("setting", "limit", "template"),
+    [
+        ("max_template_chars", 30, "{{ xcom.a.text }} and much text behind it"),
+        ("max_template_references", 1, "{{ xcom.a.text }}{{ xcom.a.text }}"),
+        ("max_rendered_chars", 8, "{{ xcom.a.text }} and text"),
+    ],
+)
+async def test_the_runtimes_limits_hold(memory: Store, setting: str, limit: int, template: str) -> None:
+    """What the error says to raise, raised, lets the template pass."""
+    for value, is_enough in ((limit, False), (100, True)):
+        limits = Limits(**{setting: value})  # type: ignore[arg-type]
+        async with at_work(memory, limits=limits) as desk:
+            await fill(desk.manager)
+            if is_enough:
+                assert (await resolve_templates(template, "r", desk.manager)).startswith("hi")
+            else:
+                with pytest.raises(TemplateLimitError, match=setting):
+                    await resolve_templates(template, "r", desk.manager)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import attrs
 
 from dagrelay.errors import InvalidIdError, TaskNotFoundError, XComNotFoundError
 from dagrelay.ids import check_key, check_run_id, check_task_id
 from dagrelay.model.missing import MISSING
+from dagrelay.model.policies import Limits
 from dagrelay.model.records import InstanceKey
 from dagrelay.model.states import TaskState
 from dagrelay.stores.base import Lookup
@@ -31,6 +32,8 @@ __all__ = ("XComManager", "upstream_values")
 T = TypeVar("T")
 D = TypeVar("D")
 
+_LIMITS: Final = Limits()
+
 _READ_CHUNK = 500
 """Task ids in one read of many tasks' entries."""
 
@@ -41,11 +44,17 @@ class XComManager:
     It is `runtime.xcom`; there is no need to make one.
     """
 
-    def __init__(self, store: Store, broker: Broker, door: Door) -> None:
+    def __init__(self, store: Store, broker: Broker, door: Door, *, limits: Limits = _LIMITS) -> None:
         """Take what the runtime has."""
         self._store = store
         self._broker = broker
         self._door = door
+        self._limits = limits
+
+    @property
+    def limits(self) -> Limits:
+        """The runtime's limits."""
+        return self._limits
 
     async def push(
         self,
@@ -157,7 +166,7 @@ class XComManager:
         Cancellation: nothing is left behind.
         """
         run_id, task_id = check_run_id(run_id), check_task_id(task_id)
-        plan = dag.plan()
+        plan = dag.plan(limits=self._limits)
         if task_id not in plan.index:
             raise TaskNotFoundError(plan.dag_id, task_id, get_close_matches(task_id, plan.task_ids))
         upstream = [plan.tasks[i].task_id for i in plan.upstream_of(plan.index[task_id], direct=direct)]

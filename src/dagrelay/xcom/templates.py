@@ -85,18 +85,28 @@ async def resolve_templates(
 
     Raises:
         TemplateSyntaxError: an expression breaks the grammar.
-        TemplateLimitError: the template, or its rendering, is too long.
+        TemplateLimitError: the template, or its rendering, is over one of the runtime's limits.
         TemplateValueError: a filter does not take the value.
         XComNotFoundError: a value is missing.
 
     Cancellation: nothing is left behind.
     """
     run_id = check_run_id(run_id)
-    parsed = parse(template, foreign=foreign, roots=_ROOTS)
+    limits = xcom.limits
+    parsed = parse(
+        template,
+        max_chars=limits.max_template_chars,
+        max_references=limits.max_template_references,
+        foreign=foreign,
+        roots=_ROOTS,
+    )
     wanted = dict.fromkeys((each.task_id, each.key) for each in parsed.expressions if each.root == "xcom")
     values = await xcom.pull_many(run_id, list(wanted)) if wanted else {}
+    scope = _RunScope(run_id, values)
     try:
-        return render(parsed, _RunScope(run_id, values), missing=missing, native=native, on_missing=_NotThereError)
+        return render(
+            parsed, scope, missing=missing, native=native, max_chars=limits.max_rendered_chars, on_missing=_NotThereError
+        )
     except _NotThereError as lack:
         expression = lack.expression
     hints = (f"{{{{ {expression.source} }}}} of the template needs it", missing_key_hint(expression))
