@@ -43,6 +43,8 @@ _BUSY_TRIES: Final = 50
 _BUSY_PAUSE_S: Final = 0.1
 """Another process that writes to the database is waited for so often, with a pause between."""
 _MODE: Final = 0o600
+_CHECKPOINTS: Final = {"PASSIVE": "PRAGMA wal_checkpoint(PASSIVE)", "TRUNCATE": "PRAGMA wal_checkpoint(TRUNCATE)"}
+"""Whole statements, as a PRAGMA takes no parameters and no text of a caller's becomes part of a statement."""
 
 
 class SqliteStore:
@@ -175,7 +177,7 @@ class SqliteStore:
     async def _close_log(driver: Driver) -> None:
         # Only to leave one file behind and no log; that failing loses nothing.
         with contextlib.suppress(sqlite3.Error):
-            await driver.run(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+            await driver.run(lambda connection: connection.execute(_CHECKPOINTS["TRUNCATE"]).fetchall())
 
     # ---------------------------------------------------------------------------------------------- writing
 
@@ -222,9 +224,10 @@ class SqliteStore:
         Returns:
             Whether all of it went.
         """
+        statement = _CHECKPOINTS[mode]
 
         def unit(connection: sqlite3.Connection) -> bool:
-            is_busy, in_log, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            is_busy, in_log, moved = connection.execute(statement).fetchone()
             return not is_busy and in_log == moved
 
         is_done = await self._run(self._writing, unit)
