@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dagrelay.stores import MemoryStore, SqliteStore
-from dagrelay.testing.store_conformance import StoreConformance
+from dagrelay.testing import StoreConformance
 
 if TYPE_CHECKING:
     from pathlib import Path

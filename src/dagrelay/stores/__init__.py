@@ -1,4 +1,7 @@
-"""Where runs and their values are kept (floor 6)."""
+"""Where runs and their values are kept (floor 6): the stores, and all that another one is written with.
+
+A store is a `Store`: it applies operations, each a frozen record that says what refuses it, and answers with records.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,51 @@ from dagrelay.stores.base import StoredInstance as StoredInstance
 from dagrelay.stores.base import StoredRun as StoredRun
 from dagrelay.stores.base import StoreStatistics as StoreStatistics
 from dagrelay.stores.memory import MemoryStore as MemoryStore
+from dagrelay.stores.operations import OUTSIDE as OUTSIDE
+from dagrelay.stores.operations import RETURN_VALUE as RETURN_VALUE
+from dagrelay.stores.operations import TASK_LIFETIME as TASK_LIFETIME
+from dagrelay.stores.operations import CreateRun as CreateRun
+from dagrelay.stores.operations import DeleteEntries as DeleteEntries
+from dagrelay.stores.operations import DeleteRun as DeleteRun
+from dagrelay.stores.operations import FinishAttempt as FinishAttempt
+from dagrelay.stores.operations import MarkInstance as MarkInstance
+from dagrelay.stores.operations import NewEntry as NewEntry
+from dagrelay.stores.operations import Operation as Operation
+from dagrelay.stores.operations import PruneRuns as PruneRuns
+from dagrelay.stores.operations import PutEntries as PutEntries
+from dagrelay.stores.operations import ReopenRun as ReopenRun
+from dagrelay.stores.operations import SetRunState as SetRunState
+from dagrelay.stores.operations import StartAttempt as StartAttempt
+from dagrelay.stores.operations import StoredPlan as StoredPlan
+from dagrelay.stores.operations import run_id_of as run_id_of
 from dagrelay.stores.sqlite.store import SqliteStore as SqliteStore
 
 __all__ = (
+    "OUTSIDE",
+    "RETURN_VALUE",
+    "TASK_LIFETIME",
+    "CreateRun",
+    "DeleteEntries",
+    "DeleteRun",
+    "FinishAttempt",
     "Lookup",
+    "MarkInstance",
     "MemoryStore",
+    "NewEntry",
+    "Operation",
+    "PruneRuns",
+    "PutEntries",
+    "ReopenRun",
     "RunImage",
     "RunQuery",
+    "SetRunState",
     "SqliteStore",
+    "StartAttempt",
     "Store",
     "StoreStatistics",
     "StoredEntry",
     "StoredInstance",
+    "StoredPlan",
     "StoredRun",
+    "run_id_of",
 )

@@ -2,6 +2,8 @@
 
 ::
 
+    from dagrelay.testing import StoreConformance
+
     class TestMyStore(StoreConformance):
         def make_store(self, place: Path) -> Store:
             return MyStore(place / "runs")
