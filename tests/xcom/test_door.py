@@ -42,7 +42,8 @@ class Point:
 
 def new_door(limits: Limits | None = None) -> Door:
     """Return a door whose clock stands still."""
-    return Door(SerializerRegistry(JsonSerializer(), [Reversed()]), limits or Limits(), lambda: 7)
+    limits = limits or Limits()
+    return Door(SerializerRegistry(JsonSerializer(max_depth=limits.max_depth), [Reversed()]), limits, lambda: 7)
 
 
 def new_book() -> RunBook:
