@@ -26,6 +26,7 @@ from dagrelay.errors import RuntimeClosedError as RuntimeClosedError
 from dagrelay.errors import Skip as Skip
 from dagrelay.errors import StaleAttemptError as StaleAttemptError
 from dagrelay.errors import StaleOwnerError as StaleOwnerError
+from dagrelay.errors import StoreBackupError as StoreBackupError
 from dagrelay.errors import StoreClosedError as StoreClosedError
 from dagrelay.errors import StoreCorruptError as StoreCorruptError
 from dagrelay.errors import StoreError as StoreError
@@ -122,6 +123,7 @@ __all__ = (
     "StaleAttemptError",
     "StaleOwnerError",
     "Store",
+    "StoreBackupError",
     "StoreClosedError",
     "StoreCorruptError",
     "StoreError",

@@ -38,6 +38,7 @@
     │   ├── StoreVanishedError                   the file was moved or deleted
     │   ├── StoreReadOnlyError                   a write to a read-only store
     │   ├── StoreSchemaError                     written by a newer version, or no store of ours
+    │   ├── StoreBackupError                     a backup was not made
     │   └── StoreClosedError                     used before opening or after closing
     ├── RuntimeClosedError (RuntimeError)        used before entering or after leaving it
     └── ProcessForkedError (RuntimeError)        an inherited runtime was used in a child process
@@ -76,6 +77,7 @@ __all__ = (
     "Skip",
     "StaleAttemptError",
     "StaleOwnerError",
+    "StoreBackupError",
     "StoreClosedError",
     "StoreCorruptError",
     "StoreError",
@@ -527,6 +529,17 @@ class StoreSchemaError(StoreError):
         self.path = path
         self.reason = reason
         super().__init__(f"can't open store {path!r}: {reason}")
+
+
+class StoreBackupError(StoreError):
+    """A backup was not made; nothing stands under its name but what stood there before."""
+
+    def __init__(self, path: str, target: str, reason: str) -> None:
+        """Take the store's path, where the backup was to go, and why it did not."""
+        self.path = path
+        self.target = target
+        self.reason = reason
+        super().__init__(f"can't back up store {path!r} to {target!r}: {reason}")
 
 
 class StoreClosedError(StoreError):

@@ -30,6 +30,7 @@ from dagrelay.errors import (
     Skip,
     StaleAttemptError,
     StaleOwnerError,
+    StoreBackupError,
     StoreClosedError,
     StoreCorruptError,
     StoreFullError,
@@ -157,6 +158,10 @@ SAMPLES: Final[list[tuple[BaseException, str]]] = [
     (StoreVanishedError("runs.db"), "the file of store 'runs.db' was moved or deleted while in use"),
     (StoreReadOnlyError("runs.db"), "store 'runs.db' is read-only"),
     (StoreSchemaError("runs.db", "it is newer"), "can't open store 'runs.db': it is newer"),
+    (
+        StoreBackupError("runs.db", "copy.db", "there is such a file"),
+        "can't back up store 'runs.db' to 'copy.db': there is such a file",
+    ),
     (StoreClosedError("runs.db"), "store 'runs.db' is not open"),
     (RuntimeClosedError(), "the runtime is not running: use it inside `async with Runtime(...) as runtime:`"),
     (

@@ -10,7 +10,7 @@ import anyio
 import attrs
 
 from dagrelay.cancellation import to_its_end
-from dagrelay.errors import ProcessForkedError, RunStateError, RuntimeClosedError
+from dagrelay.errors import ProcessForkedError, RunStateError, RuntimeClosedError, StoreBackupError
 from dagrelay.ids import check_dag_id, check_run_id, check_task_id
 from dagrelay.model.policies import Durability, Limits, MissingPolicy
 from dagrelay.model.records import to_us
@@ -26,7 +26,7 @@ from dagrelay.runtime.supervision import Supervisor
 from dagrelay.runtime.timers import Timers
 from dagrelay.serializers.base import SerializerRegistry
 from dagrelay.serializers.json import JsonSerializer
-from dagrelay.stores.base import RunQuery, StoreStatistics
+from dagrelay.stores.base import RunQuery, StoreStatistics, SupportsBackup
 from dagrelay.stores.memory import MemoryStore
 from dagrelay.stores.operations import DeleteRun
 from dagrelay.stores.sqlite.store import SqliteStore
@@ -403,6 +403,23 @@ class Runtime:
             raise RunStateError(run_id, RunState.RUNNING, "it can't be deleted; cancel it first")
         if not await services.broker.write(DeleteRun(run_id=run_id, at_us=services.environment.now_us())):
             raise await unknown_run(services.store, run_id)
+
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the store, as it is at one moment, to a new file, while runs go on; all that was acknowledged before is in it.
+
+        The file has mode 0600, is synced, and gets its name when it is whole. It is a store like any other: what was running is
+        interrupted there and can be resumed.
+
+        Raises:
+            StoreBackupError: there is such a file already, it can't be written, or the store is of a kind that can't be copied;
+                nothing is left of it.
+
+        Cancellation: nothing is left of it; if it comes too late the backup is there, whole.
+        """
+        store, target = self._opened().services.store, os.fspath(path)
+        if not isinstance(store, SupportsBackup):
+            raise StoreBackupError(store.name, target, "it keeps no file to copy; a SqliteStore does")
+        await store.backup(target)
 
     def statistics(self) -> RuntimeStatistics:
         """Return what the runtime holds and has done."""

@@ -13,6 +13,7 @@ from dagrelay.stores.base import StoredEntry as StoredEntry
 from dagrelay.stores.base import StoredInstance as StoredInstance
 from dagrelay.stores.base import StoredRun as StoredRun
 from dagrelay.stores.base import StoreStatistics as StoreStatistics
+from dagrelay.stores.base import SupportsBackup as SupportsBackup
 from dagrelay.stores.memory import MemoryStore as MemoryStore
 from dagrelay.stores.operations import OUTSIDE as OUTSIDE
 from dagrelay.stores.operations import RETURN_VALUE as RETURN_VALUE
@@ -60,5 +61,6 @@ __all__ = (
     "StoredInstance",
     "StoredPlan",
     "StoredRun",
+    "SupportsBackup",
     "run_id_of",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import attrs
 
@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from dagrelay.model.states import RunState, TaskState
     from dagrelay.stores.operations import Operation, StoredPlan
 
-__all__ = ("Lookup", "RunImage", "RunQuery", "Store", "StoreStatistics", "StoredEntry", "StoredInstance", "StoredRun")
+__all__ = (
+    "Lookup",
+    "RunImage",
+    "RunQuery",
+    "Store",
+    "StoreStatistics",
+    "StoredEntry",
+    "StoredInstance",
+    "StoredRun",
+    "SupportsBackup",
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -247,4 +257,19 @@ class Store(Protocol):
 
     def statistics(self) -> StoreStatistics:
         """Return what was done since the opening."""
+        ...
+
+
+@runtime_checkable
+class SupportsBackup(Protocol):
+    """What a store has that can be copied as a whole while it is in use; not every one can."""
+
+    async def backup(self, target: str) -> None:
+        """Copy all that is committed, as it is at one moment, to a new file, which holds no reader or writer up.
+
+        Raises:
+            StoreBackupError: there is such a file already, or it can't be written; nothing is left of it.
+
+        Cancellation: nothing is left of it; if it comes too late the copy is there, whole.
+        """
         ...

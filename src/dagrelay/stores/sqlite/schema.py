@@ -9,9 +9,12 @@ checksum over all its fields, since SQLite has none.
 from __future__ import annotations
 
 import sqlite3
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dagrelay.errors import StoreError, StoreSchemaError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = (
     "APPLICATION_ID",
@@ -192,20 +195,31 @@ def _distrust(connection: sqlite3.Connection) -> None:
     _set(connection, "mmap_size", 0)
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the database to this version's schema, each step in its own transaction."""
-    for version in range(_pragma(connection, "user_version"), len(MIGRATIONS)):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for statement in MIGRATIONS[version]:
+def migrate(connection: sqlite3.Connection, *, before: Callable[[int], None] | None = None) -> None:
+    """Bring the database to this version's schema, by all steps in one transaction: a crash leaves the old one or the new one.
+
+    Args:
+        connection: the writing one.
+        before: called with the version there is, before it is changed; not for a new database.
+    """
+    version = _pragma(connection, "user_version")
+    if version == len(MIGRATIONS):
+        return
+    if version > 0 and before is not None:
+        before(version)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Asked again: without the lock file another owner may have come first.
+        for step in range(_pragma(connection, "user_version"), len(MIGRATIONS)):
+            for statement in MIGRATIONS[step]:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {version + 1}")
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+            connection.execute(f"PRAGMA user_version = {step + 1}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _require_sqlite() -> None:

@@ -15,6 +15,7 @@ from dagrelay.errors import DagrelayError, StoreClosedError, StoreError, StoreLo
 from dagrelay.model.records import from_us
 from dagrelay.stores.base import StoreStatistics
 from dagrelay.stores.sqlite import schema
+from dagrelay.stores.sqlite.backup import back_up, copy_before_migration, copy_database
 from dagrelay.stores.sqlite.driver import UnitConnection, driver_for_this_loop
 from dagrelay.stores.sqlite.faults import is_busy, store_error
 from dagrelay.stores.sqlite.lock import OwnerLock, is_held
@@ -150,13 +151,16 @@ class SqliteStore:
         os.close(fd)
 
     async def _connect(self, mode: Literal["ro", "rw"]) -> Driver:
-        driver = driver_for_this_loop(f"{self._file.as_uri()}?mode={mode}", factory=self._factory)
+        driver = self._driver(mode)
         await driver.open()
         return driver
 
+    def _driver(self, mode: Literal["ro", "rw"]) -> Driver:
+        return driver_for_this_loop(f"{self._file.as_uri()}?mode={mode}", factory=self._factory)
+
     def _prepare(self, connection: sqlite3.Connection, now_us: int) -> None:
         schema.configure_writer(connection, synchronous=self._synchronous)
-        schema.migrate(connection)
+        schema.migrate(connection, before=lambda version: copy_before_migration(connection, self._path, version))
         self._writer.take_over(connection, now_us=now_us)
 
     async def close(self) -> None:
@@ -239,6 +243,28 @@ class SqliteStore:
             return os.stat(f"{self._path}-wal").st_size  # noqa: PTH116 - asked after every batch, and a Path costs more than the call
         except OSError:
             return 0
+
+    # ---------------------------------------------------------------------------------------------- copying
+
+    async def backup(self, target: str | os.PathLike[str]) -> None:
+        """Copy the database to a new file of mode 0600; see SupportsBackup.backup."""
+        if self._reading is None:
+            raise StoreClosedError(self._path)
+        name = str(Path(target))
+
+        async def work(is_stopped: Callable[[], bool]) -> None:
+            # A connection of its own, as a copy takes as long as it takes.
+            driver = self._driver("ro")
+            try:
+                await driver.open()
+                await self._run(driver, schema.configure_reader)
+                await self._run(driver, lambda connection: copy_database(connection, self._path, name, is_stopped=is_stopped))
+            except sqlite3.Error as error:
+                raise store_error(self._path, error) from error
+            finally:
+                await driver.close()  # noqa: ASYNC102 - it shields itself
+
+        await back_up(work)
 
     # ---------------------------------------------------------------------------------------------- reading
 
