@@ -25,6 +25,7 @@ __all__ = (
     "configure_writer",
     "examine",
     "migrate",
+    "was_cut_off_while_made",
 )
 
 APPLICATION_ID: Final = 0x44616752
@@ -157,6 +158,17 @@ def examine(connection: sqlite3.Connection, path: str) -> None:
     if version > len(MIGRATIONS):
         newest = len(MIGRATIONS)
         raise StoreSchemaError(path, f"a newer version of dagrelay wrote it (schema {version}, this one knows {newest})")
+
+
+def was_cut_off_while_made(error: sqlite3.Error, path: str) -> bool:
+    """Tell whether `examine` failed as there is a journal to roll back, and that would leave an empty database.
+
+    The first transaction of all, which turns the write-ahead log on, still has a rollback journal.
+    """
+    if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+        return False
+    with open(f"{path}-journal", "rb") as journal:  # noqa: PTH123 - as everywhere here, a path is a string
+        return journal.read(20)[16:] == bytes(4)  # Pages that there were before.
 
 
 def configure_writer(connection: sqlite3.Connection, *, synchronous: str) -> None:

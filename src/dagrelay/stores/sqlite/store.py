@@ -133,7 +133,11 @@ class SqliteStore:
             raise StoreError(message)
         # Only a connection that can't write leaves a file that is not ours as it is, its log included.
         self._reading = await self._connect("ro")
-        await self._reading.run(lambda connection: schema.examine(connection, self._path))
+        try:
+            await self._reading.run(lambda connection: schema.examine(connection, self._path))
+        except sqlite3.OperationalError as error:
+            if self._is_read_only or not schema.was_cut_off_while_made(error, self._path):
+                raise
         if not self._is_read_only:
             await self._reading.close()
             self._writing = await self._connect("rw")
