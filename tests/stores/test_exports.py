@@ -16,4 +16,4 @@ def test_a_store_is_written_with_what_the_package_exports() -> None:
 def test_the_conformance_suite_is_exported() -> None:
     """And is what our own stores are tested by."""
     assert dagrelay.testing.StoreConformance is store_conformance.StoreConformance
-    assert dagrelay.testing.__all__ == ("StoreConformance",)
+    assert "StoreConformance" in dagrelay.testing.__all__

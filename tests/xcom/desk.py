@@ -16,11 +16,11 @@ from dagrelay.serializers.base import SerializerRegistry
 from dagrelay.serializers.json import JsonSerializer
 from dagrelay.stores.base import Lookup
 from dagrelay.stores.operations import OUTSIDE, CreateRun, FinishAttempt, NewEntry, SetRunState, StartAttempt
+from dagrelay.testing.faulty import FaultyStore
 from dagrelay.testing.story import plan_of
 from dagrelay.xcom.broker import Broker
 from dagrelay.xcom.door import Door
 from dagrelay.xcom.manager import XComManager
-from tests.xcom.faulty import FaultyStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence

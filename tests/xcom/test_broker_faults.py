@@ -20,9 +20,9 @@ from dagrelay.errors import (
 from dagrelay.model.policies import Limits
 from dagrelay.model.states import RunState, TaskState
 from dagrelay.stores.operations import MarkInstance, SetRunState
+from dagrelay.testing.faulty import FaultyStore
 from dagrelay.xcom.broker import FATAL_ERRORS, Broker
 from tests.xcom.desk import at_work
-from tests.xcom.faulty import FaultyStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -75,7 +75,7 @@ async def test_a_failed_batch_fails_each_of_its_callers(memory: Store) -> None:
             failing(two, callers, lambda: run.push({"l": b"1"}))
             failing(three, callers, lambda: run.push({"m": b"1"}))
             await anyio.wait_all_tasks_blocked()
-            desk.store.faults += [None, full()]
+            desk.store.fail(full(), at=2)
             desk.store.writes.open()
         assert one == []
         assert [type(error) for error in two + three] == [StoreFullError, StoreFullError]
@@ -98,7 +98,7 @@ async def test_a_failed_write_stops_its_run_and_no_other(memory: Store) -> None:
         await anyio.wait_all_tasks_blocked()
         later = run.finish("b", values={"k": b"1"})
         theirs = other.finish("a")
-        desk.store.faults.append(full())
+        desk.store.fail(full())
         pushed: list[Exception] = []
         async with anyio.create_task_group() as callers:
             failing(pushed, callers, lambda: run.push({"k": b"1"}, slot=0))
@@ -136,7 +136,7 @@ async def test_a_run_that_was_left_is_not_told_what_it_lost(memory: Store) -> No
         await anyio.wait_all_tasks_blocked()
         run.finish("b")
         theirs = other.finish("a")
-        desk.store.results.append([StoreError("bad page")])
+        desk.store.answer([StoreError("bad page")])
         desk.store.writes.open()
         desk.store.writes.shut()
         await anyio.wait_all_tasks_blocked()
@@ -152,7 +152,7 @@ async def test_a_run_taken_up_again_after_a_fault_can_write(memory: Store) -> No
     """The disk may have room by then."""
     async with at_work(memory) as desk:
         run = await desk.enter()
-        desk.store.faults.append(full())
+        desk.store.fail(full())
         run.finish("a")
         await desk.broker.barrier()
         await run.end(RunState.INTERRUPTED)
@@ -167,7 +167,7 @@ async def test_a_refused_cast_stops_its_run(memory: Store) -> None:
     """There is nobody else to tell."""
     async with at_work(memory) as desk:
         run = await desk.enter()
-        desk.store.results.append([StaleAttemptError("run", "a", 1)])
+        desk.store.answer([StaleAttemptError("run", "a", 1)])
         lost = run.finish("a")
         await desk.broker.barrier()
         assert run.reports.lost == [lost]
@@ -182,7 +182,7 @@ async def test_one_operation_that_the_medium_refuses_stops_its_run(memory: Store
         run.start("x")
         await anyio.wait_all_tasks_blocked()
         lost, theirs = run.finish("a"), other.finish("a")
-        desk.store.results.extend([[1], [StoreError("bad page"), 1]])
+        desk.store.answer([1], [StoreError("bad page"), 1])
         desk.store.writes.open()
         await desk.broker.barrier()
         assert run.reports.lost == [lost]
@@ -192,7 +192,7 @@ async def test_one_operation_that_the_medium_refuses_stops_its_run(memory: Store
 async def test_a_failed_push_to_a_run_that_is_not_live_concerns_nobody_else(memory: Store) -> None:
     """The next may succeed."""
     async with at_work(memory) as desk:
-        desk.store.faults.append(full())
+        desk.store.fail(full())
         with pytest.raises(StoreFullError):
             await desk.manager.push("run", "a", "k", 1)
         await desk.manager.push("run", "a", "k", 2)
@@ -205,7 +205,7 @@ async def test_a_store_that_can_not_be_trusted_any_more_fails_all(memory: Store,
     async with at_work(memory, limits=Limits(max_pending_bytes=10)) as desk:
         run, other = await desk.enter(), await desk.enter("other")
         await anyio.wait_all_tasks_blocked()
-        (desk.store.upkeep_faults if is_upkeep else desk.store.faults).append(StaleOwnerError("store"))
+        desk.store.fail(StaleOwnerError("store"), on="maintain" if is_upkeep else "apply")
         desk.store.writes.shut()
         first = run.finish("a", values={"k": b"x" * 10})
         await anyio.wait_all_tasks_blocked()
@@ -244,7 +244,7 @@ async def test_housekeeping_that_fails_loses_nothing(memory: Store, caplog: pyte
     async with at_work(memory) as desk:
         run = await desk.enter()
         await anyio.wait_all_tasks_blocked()
-        desk.store.upkeep_faults.append(full())
+        desk.store.fail(full(), on="maintain")
         await run.push({"k": b"1"}, slot=0)
         await run.push({"l": b"1"}, slot=0)
         await anyio.wait_all_tasks_blocked()
@@ -272,7 +272,7 @@ async def test_the_death_of_the_broker_hangs_nobody(memory: Store, *, is_half_do
             failing(in_batch, callers, lambda: other.push({"k": b"1"}, slot=0))
             await anyio.wait_all_tasks_blocked()
             callers.start_soon(desk.broker.barrier)
-            desk.store.faults += [None, *[None] * is_half_done, ZeroDivisionError("bug")]
+            desk.store.fail(ZeroDivisionError("bug"), at=2 + is_half_done)
             failing(waits, callers, lambda: other.push({"k": b"x" * 2 * 1024 * 1024}, slot=0))
             await anyio.wait_all_tasks_blocked()
             desk.store.writes.open()
@@ -298,7 +298,7 @@ async def test_an_outcome_counts_once_even_if_the_broker_dies_after_its_commit(m
     async with at_work(memory) as desk:
         run = await desk.enter()
         await anyio.wait_all_tasks_blocked()
-        desk.store.upkeep_faults.append(ZeroDivisionError("bug"))
+        desk.store.fail(ZeroDivisionError("bug"), on="maintain")
         done = run.finish("a", values={"k": b"1"})
         await desk.broker.barrier()
         await anyio.wait_all_tasks_blocked()

@@ -13,9 +13,9 @@ from dagrelay.model.policies import Limits
 from dagrelay.model.records import InstanceKey
 from dagrelay.stores.base import Lookup
 from dagrelay.stores.operations import DeleteEntries
+from dagrelay.testing.faulty import FaultyStore
 from dagrelay.xcom.reading import Reader
 from tests.xcom.desk import at_work
-from tests.xcom.faulty import FaultyStore
 
 if TYPE_CHECKING:
     from dagrelay.stores.base import Store, StoredEntry
@@ -218,7 +218,8 @@ async def test_a_damaged_row_fails_only_its_asker(memory: Store) -> None:
                 askers.start_soon(ask)
             await anyio.wait_all_tasks_blocked()
             damage = StoreCorruptError("store", "row")
-            desk.store.read_faults += [damage, None, damage, None]
+            desk.store.fail(damage, on="lookup")
+            desk.store.fail(damage, on="lookup", at=3)
             desk.store.reads.open()
         assert sorted(map(str, got)) == sorted(map(str, [b"1", b"1", b"1", StoreCorruptError]))
         assert [len(lookups) for lookups in desk.store.lookups] == [1, 3, 1, 1, 1]
@@ -228,7 +229,7 @@ async def test_a_bug_of_the_store_fails_its_asker_and_not_the_reader(memory: Sto
     """It is told as a store's error, with the bug as its cause."""
     async with at_work(memory) as desk:
         await desk.manager.push("run", "a", "k", 1)
-        desk.store.read_faults.append(ZeroDivisionError("bug"))
+        desk.store.fail(ZeroDivisionError("bug"), on="lookup")
         with pytest.raises(StoreError, match="can't read: ZeroDivisionError") as caught:
             await desk.manager.pull("run", "a", "k")
         assert isinstance(caught.value.__cause__, ZeroDivisionError)

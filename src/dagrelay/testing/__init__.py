@@ -1,6 +1,7 @@
 """What tests of stores, DAGs and runtimes are made of (floor 10); it needs pytest.
 
 `StoreConformance` is the suite that every store must pass: subclass it, say how your store is made, and let pytest collect it.
+`FaultyStore` wraps a store, and fails, waits or dies where a test says so.
 """
 
 from __future__ import annotations
@@ -10,6 +11,11 @@ import pytest
 # Before it is imported, so that its asserts say what they compared in anybody's test run.
 pytest.register_assert_rewrite("dagrelay.testing.store_conformance")
 
-from dagrelay.testing.store_conformance import StoreConformance as StoreConformance  # noqa: E402 - see above
+from dagrelay.stores.sqlite.driver import InlineDriver as InlineDriver  # noqa: E402 - see above
+from dagrelay.testing.faulty import Fault as Fault  # noqa: E402
+from dagrelay.testing.faulty import FaultyStore as FaultyStore  # noqa: E402
+from dagrelay.testing.faulty import Gate as Gate  # noqa: E402
+from dagrelay.testing.faulty import StoreKilledError as StoreKilledError  # noqa: E402
+from dagrelay.testing.store_conformance import StoreConformance as StoreConformance  # noqa: E402
 
-__all__ = ("StoreConformance",)
+__all__ = ("Fault", "FaultyStore", "Gate", "InlineDriver", "StoreConformance", "StoreKilledError")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 import aiosqlite
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from dagrelay.cancellation import runs_on_asyncio, to_its_end
@@ -20,7 +21,15 @@ from dagrelay.cancellation import runs_on_asyncio, to_its_end
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ("AiosqliteDriver", "Driver", "ThreadDriver", "UnitConnection", "driver_for_this_loop")
+__all__ = (
+    "AiosqliteDriver",
+    "Driver",
+    "DriverFactory",
+    "InlineDriver",
+    "ThreadDriver",
+    "UnitConnection",
+    "driver_for_this_loop",
+)
 
 T = TypeVar("T")
 
@@ -210,6 +219,47 @@ class ThreadDriver:
         if connection is not None:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(connection.close, limiter=self._limiter)
+
+
+class InlineDriver:
+    """A connection without a thread: the loop stands still while SQLite works.
+
+    For simulations, in which nothing may happen but what the loop decides; anywhere else it would hold up everybody.
+    """
+
+    def __init__(self, uri: str, *, factory: type[UnitConnection] = UnitConnection) -> None:
+        """Take the database's URI and the class of its connection."""
+        self._uri = uri
+        self._factory = factory
+        self._connection: sqlite3.Connection | None = None
+
+    async def open(self) -> None:
+        """Connect; see Driver."""
+        await anyio.lowlevel.checkpoint()
+        self._connection = sqlite3.connect(self._uri, isolation_level=None, uri=True, factory=self._factory)
+
+    async def run(self, unit: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a unit of work, at a moment of its own between the call and the answer; see Driver."""
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+        assert self._connection is not None, "the store opens its drivers before it runs units"
+        try:
+            return unit(self._connection)
+        finally:
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+
+    async def close(self) -> None:
+        """Disconnect; see Driver."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class DriverFactory(Protocol):
+    """What makes a driver for a database: a class of drivers, or a function that chooses one."""
+
+    def __call__(self, uri: str, *, factory: type[UnitConnection] = ...) -> Driver:
+        """Return a driver, not yet open, for the database's URI and the class of its connection."""
+        ...
 
 
 def driver_for_this_loop(uri: str, *, factory: type[UnitConnection] = UnitConnection) -> Driver:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dagrelay.model.states import TaskState
     from dagrelay.stores.base import Lookup, RunImage, RunQuery, StoredEntry, StoredInstance, StoredRun
     from dagrelay.stores.operations import Operation
-    from dagrelay.stores.sqlite.driver import Driver
+    from dagrelay.stores.sqlite.driver import Driver, DriverFactory
 
 __all__ = ("SqliteStore",)
 
@@ -57,6 +57,8 @@ class SqliteStore:
             batches.
         lock_timeout_s: How long `open` waits for another owner to leave.
         read_only: Look, beside whoever owns the store. What is stored as running is shown as interrupted when nobody does.
+        driver: How its connections are reached: by threads that suit the loop, or, in a simulation, by
+            `dagrelay.testing.InlineDriver`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class SqliteStore:
         synchronous: Literal["FULL", "NORMAL"] = "FULL",
         lock_timeout_s: float = 0,
         read_only: bool = False,
+        driver: DriverFactory = driver_for_this_loop,
     ) -> None:
         """Take where the database is and how to open it; nothing is touched before `open`."""
         if synchronous not in ("FULL", "NORMAL"):
@@ -77,6 +80,7 @@ class SqliteStore:
         self._synchronous: Literal["FULL", "NORMAL"] = synchronous
         self._lock_timeout_s = lock_timeout_s
         self._is_read_only = read_only
+        self._make_driver = driver
         self._factory: type[UnitConnection] = UnitConnection
         self._open_since: str | None = None
         self._lock: OwnerLock | None = None
@@ -160,7 +164,7 @@ class SqliteStore:
         return driver
 
     def _driver(self, mode: Literal["ro", "rw"]) -> Driver:
-        return driver_for_this_loop(f"{self._file.as_uri()}?mode={mode}", factory=self._factory)
+        return self._make_driver(f"{self._file.as_uri()}?mode={mode}", factory=self._factory)
 
     def _prepare(self, connection: sqlite3.Connection, now_us: int) -> None:
         schema.configure_writer(connection, synchronous=self._synchronous)
