@@ -23,8 +23,8 @@ from dagrelay import (
     SqliteStore,
     StoreReadOnlyError,
 )
+from dagrelay.testing.faulty import FaultyStore
 from tests.runtime.probes import Probe, agree, chain_of
-from tests.xcom.faulty import FaultyStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
