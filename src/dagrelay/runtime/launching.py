@@ -12,7 +12,7 @@ import attrs
 from dagrelay.dag.params import check_param_types
 from dagrelay.engine.machine import RunMachine, TaskProgress
 from dagrelay.engine.recovery import check_unchanged, downstream_closure, place_progress
-from dagrelay.errors import RunIdConflictError, RunNotFoundError
+from dagrelay.errors import DAGChangedError, RunIdConflictError, RunNotFoundError, StoreCorruptError
 from dagrelay.model.policies import Durability
 from dagrelay.model.records import InstanceKey, to_us
 from dagrelay.model.states import RunState, TaskState
@@ -87,13 +87,19 @@ async def reopen(services: Services, plan: Plan, image: RunImage, *, clear_from:
 
     Raises:
         DAGChangedError: a finished task vanished or was rewired.
+        StoreCorruptError: the stored plan is none.
 
     Cancellation: the run may be recorded as running all the same, and is found interrupted later.
     """
     run = image.stored.run
     cleared = _tasks_to_clear(plan, image, clear_from)
     states = {each.instance.task_id: each.state for each in image.instances if each.instance.task_id not in cleared}
-    check_unchanged(run.run_id, image.plan.body, plan, states)
+    try:
+        check_unchanged(run.run_id, image.plan.body, plan, states)
+    except DAGChangedError:
+        raise
+    except (LookupError, ValueError, TypeError, RecursionError) as error:
+        raise StoreCorruptError(services.store.name, f"the plan of run {run.run_id!r} can't be understood: {error!r}") from error
     book = await services.broker.book(run.run_id)
     book.dag_id = plan.dag_id
     # A scheduler of this process may not have been able to record what ended, as the store failed.

@@ -7,7 +7,7 @@ row it could be derived from. A row's `start_seq` is None when its start is logg
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from dagrelay.errors import InvalidTransitionError, RunIdConflictError, RunStateError, StaleAttemptError, XComConflictError
 from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComDeleted, XComPushed
@@ -209,13 +209,16 @@ def run_record(row: RunRow) -> Run:
     """Return the run as users see it.
 
     Raises:
-        ValueError: the stored params are no JSON.
+        ValueError: the stored params are no JSON object.
     """
+    params: dict[str, Any] = json.loads(row.params)
+    if type(params) is not dict:
+        raise ValueError("its params are no JSON object")
     return Run(
         run_id=row.run_id,
         dag_id=row.dag_id,
         state=row.state,
-        params=json.loads(row.params),
+        params=params,
         tags=row.tags,
         created_at=from_us(row.created_us),
         started_at=from_us(row.started_us),

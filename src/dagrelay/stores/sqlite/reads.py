@@ -129,7 +129,7 @@ class Snapshot:
     def _stored(self, row: rules.RunRow) -> StoredRun:
         try:
             return rules.stored_run(row)
-        except (ValueError, OverflowError) as error:
+        except (ValueError, OverflowError, RecursionError) as error:
             raise StoreCorruptError(self._path, f"run {row.run_id!r} can't be understood: {error}") from error
 
     def load_run(self, run_id: str) -> RunImage | None:

@@ -47,6 +47,7 @@ __all__ = (
     "encode_plan",
     "encode_run",
     "encode_task",
+    "instance_checksum",
     "instance_key",
 )
 
@@ -111,7 +112,7 @@ def checksum(fields: tuple[Any, ...]) -> int:
     return crc32(repr(fields).encode("ascii", "backslashreplace"))
 
 
-def _instance_checksum(fields: tuple[Any, ...]) -> int:
+def instance_checksum(fields: tuple[Any, ...]) -> int:
     """Return the checksum of a row of table `instance`; packed, the numbers of a row take a quarter of the time of their text."""
     run_pk, task_pk, map_index, state, attempt, started_us, ended_us, start_seq, seq, error, failures, interruptions, retry_us = (
         fields
@@ -149,7 +150,7 @@ def _understood(decode: Callable[P, T]) -> Callable[P, T]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return decode(*args, **kwargs)
-        except (LookupError, ValueError, TypeError, OverflowError, struct.error) as error:
+        except (LookupError, ValueError, TypeError, OverflowError, RecursionError, struct.error) as error:
             raise StoreCorruptError(str(args[0]), f"a row can't be understood: {error!r}") from error
 
     return guarded
@@ -159,6 +160,14 @@ def _verify(path: str, table: str, fields: tuple[Any, ...], crc: int) -> None:
     """Raise StoreCorruptError unless the checksum is that of the fields."""
     if checksum(fields) != crc:
         raise _damaged(path, table)
+
+
+def _texts(text: str) -> list[str]:
+    """Return the texts of a JSON list; a checksum that is right does not make anything else one."""
+    found: list[Any] = json.loads(text)
+    if type(found) is not list or not all(type(each) is str for each in found):
+        raise ValueError("it is no list of texts")
+    return found
 
 
 def _damaged(path: str, table: str) -> StoreCorruptError:
@@ -200,7 +209,7 @@ def decode_plan(path: str, found: tuple[Any, ...]) -> StoredPlan:
     """
     plan_pk, fingerprint, task_ids, crc, body = found
     _verify(path, "plan", (plan_pk, fingerprint, task_ids, crc32(body)), crc)
-    return StoredPlan(fingerprint=fingerprint, body=body, task_ids=tuple(json.loads(task_ids)))
+    return StoredPlan(fingerprint=fingerprint, body=body, task_ids=tuple(_texts(task_ids)))
 
 
 # -------------------------------------------------------------------------------------------------- runs
@@ -257,7 +266,7 @@ def decode_run(path: str, found: tuple[Any, ...]) -> RunFields:
         dag_id=dag_id,
         state=_RUN_STATES[state],
         is_pruned=bool(is_pruned),
-        tags=tuple(json.loads(tags)),
+        tags=tuple(_texts(tags)),
         params=params,
         created_us=created_us,
         started_us=started_us,
@@ -287,7 +296,7 @@ def encode_instance(place: Place, row: InstanceRow) -> tuple[Any, ...]:
         interruptions,
         retry_us,
     )
-    return (*fields, _instance_checksum(fields))
+    return (*fields, instance_checksum(fields))
 
 
 @_understood
@@ -298,7 +307,7 @@ def decode_instance(path: str, found: tuple[Any, ...]) -> tuple[Place, InstanceR
         StoreCorruptError: it is not what was written.
     """
     fields = found[:-1]
-    if _instance_checksum(fields) != found[-1]:
+    if instance_checksum(fields) != found[-1]:
         raise _damaged(path, "instance")
     run_pk, task_pk, map_index, state, attempt, started_us, ended_us, start_seq, seq, error, *counts = fields
     row = InstanceRow(
@@ -320,7 +329,7 @@ def _encode_error(error: ErrorRecord) -> str:
 
 
 def _decode_error(text: str) -> ErrorRecord:
-    type_, message, traceback = json.loads(text)
+    type_, message, traceback = _texts(text)
     return ErrorRecord(type=type_, message=message, traceback=traceback)
 
 
@@ -369,8 +378,8 @@ def decode_value(path: str, found: tuple[Any, ...]) -> bytes:
         StoreCorruptError: it is not what was written.
     """
     value: bytes = found[15]
-    if crc32(value) != found[13]:
-        raise StoreCorruptError(path, f"the value of XCom {found[3]!r} does not match its checksum")
+    if crc32(value) != found[13] or len(value) != found[8]:
+        raise StoreCorruptError(path, f"the value of XCom {found[3]!r} does not match its checksum or size")
     return value
 
 
@@ -412,7 +421,8 @@ def decode_event(path: str, run_id: str, task_id: str | None, found: tuple[Any, 
         return RunStarted(run_id=run_id, seq=seq, time=time, dag_id=text)
     if kind == _RUN_FINISHED:
         return RunFinished(run_id=run_id, seq=seq, time=time, state=_RUN_STATES[state])
-    assert task_id is not None, "events of tasks name their task"
+    if task_id is None:
+        raise ValueError("an event of a task names none")
     index = None if map_index == UNMAPPED else map_index
     if kind == _XCOM_DELETED:
         return XComDeleted(run_id=run_id, seq=seq, time=time, task_id=task_id, map_index=index, key=text, count=count)
