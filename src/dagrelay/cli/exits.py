@@ -26,7 +26,7 @@ class ExitCode(IntEnum):
 EXIT_CODES: Final = """\
 exit codes:
   0    done
-  1    the run failed
+  1    the run failed, or a check found something
   2    wrong usage, a bad DAG or param, or something that is not there (a run, a task, a key, a file)
   3    the run was cancelled
   4    the store failed, or another process writes to it

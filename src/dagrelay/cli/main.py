@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TextIO
 
-from dagrelay.cli import looking, running
+from dagrelay.cli import keeping, looking, running
 from dagrelay.cli.exits import EXIT_CODES, CommandError, ExitCode, exit_code_of
 from dagrelay.cli.interrupts import Interrupted
 from dagrelay.cli.output import tell
@@ -84,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_running(commands)
     _add_looking(commands)
+    _add_keeping(commands)
     return parser
 
 
@@ -91,7 +92,7 @@ def _common() -> argparse.ArgumentParser:
     """Return the options that stand before or after the command."""
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--store", metavar="FILE", help="the store; else $DAGRELAY_STORE, else ./dagrelay.db")
-    common.add_argument("--json", action="store_true", help="print JSON for programs (events: one a line)")
+    common.add_argument("--json", action="store_true", help="print JSON for programs (events, check: one a line)")
     return common
 
 
@@ -152,6 +153,15 @@ def _add_looking(commands: Any) -> None:
     get.add_argument("--raw", action="store_true", help="print a text as it is, anything else as compact JSON")
     get.add_argument("--reveal", action="store_true", help="print it though it is sensitive")
     _add_run(_add(commands, "events", looking.events))
+
+
+def _add_keeping(commands: Any) -> None:
+    backup = _add(commands, "backup", keeping.backup)
+    check = _add(commands, "check", keeping.check)
+    for parser in (backup, check):
+        # In the place of `--store`, which would be easy to forget where a file is written or judged.
+        parser.add_argument("store", metavar="DB", help="the store")
+    backup.add_argument("target", metavar="TARGET", help="where the copy goes; never over a file that is there")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

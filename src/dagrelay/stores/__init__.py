@@ -32,6 +32,9 @@ from dagrelay.stores.operations import SetRunState as SetRunState
 from dagrelay.stores.operations import StartAttempt as StartAttempt
 from dagrelay.stores.operations import StoredPlan as StoredPlan
 from dagrelay.stores.operations import run_id_of as run_id_of
+from dagrelay.stores.sqlite.check import Finding as Finding
+from dagrelay.stores.sqlite.check import ResumableRun as ResumableRun
+from dagrelay.stores.sqlite.check import StoreCheck as StoreCheck
 from dagrelay.stores.sqlite.store import SqliteStore as SqliteStore
 
 __all__ = (
@@ -41,6 +44,7 @@ __all__ = (
     "CreateRun",
     "DeleteEntries",
     "DeleteRun",
+    "Finding",
     "FinishAttempt",
     "Lookup",
     "MarkInstance",
@@ -50,12 +54,14 @@ __all__ = (
     "PruneRuns",
     "PutEntries",
     "ReopenRun",
+    "ResumableRun",
     "RunImage",
     "RunQuery",
     "SetRunState",
     "SqliteStore",
     "StartAttempt",
     "Store",
+    "StoreCheck",
     "StoreStatistics",
     "StoredEntry",
     "StoredInstance",

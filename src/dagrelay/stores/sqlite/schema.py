@@ -25,6 +25,8 @@ __all__ = (
     "configure_writer",
     "examine",
     "migrate",
+    "require_current",
+    "version_of",
     "was_cut_off_while_made",
 )
 
@@ -171,6 +173,22 @@ def was_cut_off_while_made(error: sqlite3.Error, path: str) -> bool:
         return journal.read(20)[16:] == bytes(4)  # Pages that there were before.
 
 
+def version_of(connection: sqlite3.Connection) -> int:
+    """Return the schema version of a database; 0 if it has none yet."""
+    return _pragma(connection, "user_version")
+
+
+def require_current(connection: sqlite3.Connection, path: str) -> None:
+    """Check that a database, which is ours, needs no migration before it can be read.
+
+    Raises:
+        StoreSchemaError: it does.
+    """
+    version, newest = version_of(connection), len(MIGRATIONS)
+    if version < newest:
+        raise StoreSchemaError(path, f"it has schema {version} of {newest}; open it for writing once, which brings it there")
+
+
 def configure_writer(connection: sqlite3.Connection, *, synchronous: str) -> None:
     """Set what the writing connection depends on, and read it back.
 
@@ -214,7 +232,7 @@ def migrate(connection: sqlite3.Connection, *, before: Callable[[int], None] | N
         connection: the writing one.
         before: called with the version there is, before it is changed; not for a new database.
     """
-    version = _pragma(connection, "user_version")
+    version = version_of(connection)
     if version == len(MIGRATIONS):
         return
     if version > 0 and before is not None:
@@ -222,7 +240,7 @@ def migrate(connection: sqlite3.Connection, *, before: Callable[[int], None] | N
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Asked again: without the lock file another owner may have come first.
-        for step in range(_pragma(connection, "user_version"), len(MIGRATIONS)):
+        for step in range(version_of(connection), len(MIGRATIONS)):
             for statement in MIGRATIONS[step]:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")

@@ -148,6 +148,7 @@ class SqliteStore:
             await self._writing.run(lambda connection: self._prepare(connection, now_us))
             self._reading = await self._connect("ro")
         await self._reading.run(schema.configure_reader)
+        await self._reading.run(lambda connection: schema.require_current(connection, self._path))
 
     def _make_file(self) -> None:
         try:
