@@ -8,9 +8,12 @@ only here.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
 
 __all__ = ("LOGGER_NAME", "get_logger", "is_debug")
 
@@ -19,9 +22,19 @@ LOGGER_NAME = "dagrelay"
 _stdlib = logging.getLogger(LOGGER_NAME)
 _stdlib.addHandler(logging.NullHandler())
 
+# What `logging` takes out of an event by itself is not in the way.
+_RESERVED = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"}) - {"exc_info", "stack_info"}
+
+
+def _rename_reserved(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Give facts named like a log record's own (`name`, `args`, `module`) an underscore: `logging` would raise, if it is on."""
+    return {f"{key}_" if key in _RESERVED else key: value for key, value in event.items()}
+
+
 _PROCESSORS: list[Any] = [
     structlog.stdlib.filter_by_level,
     structlog.contextvars.merge_contextvars,
+    _rename_reserved,
     structlog.stdlib.render_to_log_kwargs,
 ]
 

@@ -372,7 +372,8 @@ class Attempt:
         except StaleAttemptError:
             return False
         if is_debug():
-            get_logger().debug("attempt.ended", name=self.name, attempt=self.number, state=str(outcome.state))
+            run_id, task_id, _ = self.instance
+            get_logger().debug("attempt.ended", run_id=run_id, task_id=task_id, attempt=self.number, state=str(outcome.state))
         return is_accepted
 
 
