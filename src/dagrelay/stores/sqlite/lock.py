@@ -20,6 +20,8 @@ _POLL_S: Final = 0.02
 """Seconds between two tries."""
 _MIN_TRIES: Final = 3
 """Tries at the least: a reader asking whether anybody holds the lock holds it itself for an instant."""
+_MAX_TRIES: Final = 25
+"""Tries at the most for an error that names the holder: it may have the lock and be about to sign."""
 _MODE: Final = 0o600
 
 
@@ -49,7 +51,9 @@ class OwnerLock:
         while not self._try():
             tries += 1
             if tries >= _MIN_TRIES and anyio.current_time() >= deadline:
-                raise self._locked()
+                error = self._locked()
+                if error.pid is not None or tries >= _MAX_TRIES:
+                    raise error
             await anyio.sleep(_POLL_S)
         self._sign(since)
 
@@ -86,7 +90,7 @@ class OwnerLock:
 
     def _locked(self) -> StoreLockedError:
         owner: Any = None
-        # The holder may be about to sign; then it has no name yet.
+        # The holder may be about to sign; then it has no name yet, or that of the one before.
         with contextlib.suppress(OSError, ValueError):
             fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -94,10 +98,22 @@ class OwnerLock:
             finally:
                 os.close(fd)
         match owner:
-            case {"pid": int(pid), "host": str(host), "since": str(since)}:
+            case {"pid": int(pid), "host": str(host), "since": str(since)} if not _is_gone(pid, host):
                 return StoreLockedError(self._database, pid=pid, host=host, since=since)
             case _:
                 return StoreLockedError(self._database, pid=None, host=None, since=None)
+
+
+def _is_gone(pid: int, host: str) -> bool:
+    """Tell whether a process is known to have ended."""
+    if host == socket.gethostname():
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            pass
+    return False
 
 
 def is_held(database: str) -> bool:
