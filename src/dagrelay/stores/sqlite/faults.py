@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import sqlite3
+from contextlib import suppress
 from typing import Final
 
 from dagrelay.errors import StoreCorruptError, StoreError, StoreFullError, StoreReadOnlyError
@@ -37,5 +40,18 @@ def _translate(path: str, error: BaseException) -> StoreError:
             return StoreCorruptError(path, str(error))
         case sqlite3.SQLITE_READONLY:
             return StoreReadOnlyError(path)
+        case sqlite3.SQLITE_IOERR if _has_met_its_limit(path):
+            return StoreFullError(path)
         case _:
             return StoreError(f"store {path!r} failed: {type(error).__name__}: {error}")
+
+
+def _has_met_its_limit(path: str) -> bool:
+    """Tell whether a file is as long as the process may make one, which SQLite takes for any failed write."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY:
+        for name in (path, f"{path}-wal"):
+            with suppress(OSError):
+                if os.stat(name).st_size >= limit:  # noqa: PTH116 - as everywhere here, a path is a string
+                    return True
+    return False
