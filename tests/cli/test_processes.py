@@ -94,11 +94,54 @@ def test_handlers_that_had_finished_before_a_kill_do_not_run_again(cli: Cli, pip
     assert log.read_text().split() == ["first", "second", "pause", "pause"]
 
 
-@pytest.mark.parametrize(
+SIGNALS: Final = pytest.mark.parametrize(
     ("number", "code", "backend"),
     [(signal.SIGINT, 130, "asyncio"), (signal.SIGTERM, 143, "asyncio"), (signal.SIGINT, 130, "trio")],
 )
-def test_a_signal_interrupts_the_run_and_the_message_tells_how_to_go_on(
+
+
+@SIGNALS
+def test_a_first_signal_lets_what_runs_finish(cli: Cli, tmp_path: Path, number: signal.Signals, code: int, backend: str) -> None:
+    """No new task starts; the run is recorded as interrupted, and goes on from there."""
+    if backend == "trio":
+        pytest.importorskip("trio")
+    path = tmp_path / "gated.py"
+    path.write_text(
+        "from pathlib import Path\n"
+        "import anyio\n"
+        "from dagrelay import DAG\n"
+        "dag = DAG('gated')\n"
+        "@dag.task\n"
+        "async def first() -> int:\n"
+        "    for _ in range(5000):\n"
+        "        if Path('go').exists():\n"
+        "            return 1\n"
+        "        await anyio.sleep(0.01)\n"
+        "    raise TimeoutError\n"
+        "@dag.task(bind={'value': first.output})\n"
+        "async def second(value: int) -> int:\n"
+        "    return value + 1\n"
+    )
+    process = start("run", path, "--run-id", "r1", "--backend", backend, "--store", cli.store, cwd=tmp_path)
+    wait_until_running(cli, "r1", "first")
+    assert process.stderr is not None
+
+    process.send_signal(number)
+    assert "tasks that run may finish" in [process.stderr.readline() for _ in range(3)][2]
+    (tmp_path / "go").touch()
+    ended, out, err = finish(process)
+
+    assert (ended, out) == (code, "")
+    assert "dagrelay: run r1 was interrupted; go on with:" in err
+    told = cli("show", "r1", "--json").json()
+    assert told["state"] == "interrupted"
+    tasks = by_id(told["tasks"])
+    assert [tasks[task_id]["state"] for task_id in ("first", "second")] == ["success", "pending"]
+    assert cli("resume", "r1", path, "--json").json()["results"] == {"second": 2}
+
+
+@SIGNALS
+def test_a_second_signal_interrupts_the_run_and_the_message_tells_how_to_go_on(
     cli: Cli, pipeline: Path, tmp_path: Path, number: signal.Signals, code: int, backend: str
 ) -> None:
     """The run is recorded as interrupted, never cancelled; no retry is consumed."""
@@ -107,7 +150,10 @@ def test_a_signal_interrupts_the_run_and_the_message_tells_how_to_go_on(
     words = ("run", pipeline, "--run-id", "r1", "-p", "pause_s:=600", "--backend", backend)
     process = start(*words, "--store", cli.store, cwd=tmp_path)
     wait_until_running(cli, "r1", "pause")
+    assert process.stderr is not None
 
+    process.send_signal(number)
+    assert "tasks that run may finish" in [process.stderr.readline() for _ in range(3)][2]
     process.send_signal(number)
     ended, out, err = finish(process)
 
@@ -124,7 +170,7 @@ def test_a_signal_interrupts_the_run_and_the_message_tells_how_to_go_on(
     assert cli.bare(*printed[printed.index("resume") :]).code == 0
 
 
-def test_a_second_signal_ends_a_run_whose_handler_does_not_listen(cli: Cli, tmp_path: Path) -> None:
+def test_a_third_signal_ends_a_run_whose_handler_does_not_listen(cli: Cli, tmp_path: Path) -> None:
     """As a kill does; the run is found interrupted."""
     path = tmp_path / "stubborn.py"
     path.write_text(
@@ -143,8 +189,11 @@ def test_a_second_signal_ends_a_run_whose_handler_does_not_listen(cli: Cli, tmp_
     process.send_signal(signal.SIGINT)
     lines = [process.stderr.readline() for _ in range(3)]
     process.send_signal(signal.SIGINT)
+    lines.append(process.stderr.readline())
+    process.send_signal(signal.SIGINT)
 
-    assert "once more ends the process at once" in lines[2]
+    assert "once more interrupts them" in lines[2]
+    assert "once more ends the process at once" in lines[3]
     assert finish(process)[0] == -signal.SIGINT
     assert cli("show", "r1", "--json").json()["state"] == "interrupted"
 

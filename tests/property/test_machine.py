@@ -17,11 +17,13 @@ from dagrelay.engine.machine import (
     EndRun,
     InterruptRequested,
     MarkTask,
+    PauseRequested,
     RetryDue,
     RunMachine,
     StartTask,
     TaskProgress,
     WaitForRetry,
+    WithdrawAttempts,
 )
 from dagrelay.engine.outcome import run_outcome
 from dagrelay.model.states import ENDED_TASK_STATES
@@ -85,7 +87,7 @@ class Walk:
                     self.marks[index] = state
                 case WaitForRetry(index):
                     self.waiting.append(index)
-                case CancelAttempts():
+                case CancelAttempts() | WithdrawAttempts():
                     pass
                 case EndRun(state):
                     assert not self.running
@@ -114,10 +116,16 @@ class Walk:
             self.step()
             assert self.steps < 1_000
 
-    def stop(self, event: InterruptRequested | CancelRequested) -> None:
-        """Interrupt or cancel the run, and report how what runs ends."""
+    def stop(self, event: InterruptRequested | CancelRequested | PauseRequested) -> None:
+        """Interrupt, cancel or pause the run, and report how what runs ends; a pause may be followed by an interruption."""
         self._take(self.machine.step(event))
-        state = S.INTERRUPTED if isinstance(event, InterruptRequested) else S.CANCELLED
+        if isinstance(event, PauseRequested):
+            for _ in range(self.chance.randrange(len(self.running) + 1)):
+                index = self.running.pop(self.chance.randrange(len(self.running)))
+                self._take(self.machine.step(AttemptEnded(index, self.shape.endings[self.number(index)])))
+            if self.running:
+                self._take(self.machine.step(InterruptRequested()))
+        state = S.CANCELLED if isinstance(event, CancelRequested) else S.INTERRUPTED
         while self.running:
             index = self.running.pop(self.chance.randrange(len(self.running)))
             ends = self.chance.random() < 0.3  # It may have ended by itself just before.
@@ -169,8 +177,12 @@ def test_a_resume_from_any_prefix_ends_the_same(shape: Shape, chance: Random, st
         if walk.ended is not None:
             break
         done = {index for index, state in enumerate(walk.machine.states) if state in ENDED_TASK_STATES}
-        walk.stop(InterruptRequested())
-        assert walk.ended is RunState.INTERRUPTED
+        started = len(walk.starts)
+        walk.stop(PauseRequested() if chance.random() < 0.5 else InterruptRequested())
+        assert len(walk.starts) == started
+        if walk.ended is not RunState.INTERRUPTED:  # What ran was all that was left.
+            assert walk.states() == predict(shape)
+            return
         assert all(walk.machine.states[index] in ENDED_TASK_STATES for index in done)
         progress = walk.progress(keeps_marks=chance.random() < 0.5)
     last = Walk(shape, chance, progress)

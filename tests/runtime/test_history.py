@@ -12,6 +12,7 @@ import pytest
 
 from dagrelay import (
     DAG,
+    Limits,
     RunFinished,
     RunNotFoundError,
     RunStarted,
@@ -347,3 +348,32 @@ async def test_statistics_tell_what_is_held_and_was_done(open_store: Callable[[]
     assert idle.store.operations >= 4
     assert idle.broker.batches >= 2
     assert idle.hosting.hosts >= 1
+
+
+async def test_an_iterator_that_is_not_read_is_sent_to_the_store(open_store: Callable[[], Store]) -> None:
+    """It holds a mailbox of events at the most, and misses none."""
+    dag = DAG("d")
+    probe = Probe()
+
+    @dag.task
+    async def first() -> None:
+        await probe.hold("first")
+
+    @dag.task(depends_on=first)
+    async def second(ctx: TaskContext) -> None:
+        for number in range(20):
+            await ctx.xcom.push(f"k{number}", number)
+        await probe.hold("second")
+
+    async with Runtime(open_store(), limits=Limits(mailbox_capacity=4)) as runtime:
+        handle = await runtime.start(dag, run_id="r")
+        await probe.reach("first")
+        lagging = handle.events()
+        seen = [await anext(lagging)]
+        probe.let_go("first")
+        await probe.reach("second")
+        probe.let_go("second")
+        await handle.result()
+        seen += [event async for event in lagging]
+        assert seen == await timeline(runtime)
+        assert len(seen) > 20

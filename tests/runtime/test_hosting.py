@@ -45,6 +45,7 @@ class Piece:
     is_closed: bool = False
     outcome: object = None
     is_taken: bool | None = None
+    stack: str = "where it waits"
 
     def cancel(self, reason: CancelReason) -> None:
         """Cancel it with a reason."""
@@ -464,6 +465,7 @@ async def test_a_stubborn_handler_is_named(caplog: pytest.LogCaptureFixture) -> 
     assert record.message == "attempt.ignores_cancellation"
     assert record.__dict__["task_id"] == "a"
     assert record.__dict__["reason"] == "interrupted"
+    assert record.__dict__["stack"] == "where it waits"
 
 
 async def test_a_bug_of_ours_loses_one_attempt_and_no_host(caplog: pytest.LogCaptureFixture) -> None:

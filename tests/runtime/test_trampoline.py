@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from dagrelay.runtime.trampoline import drive
+from dagrelay.runtime.trampoline import drive, stack_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
@@ -199,3 +199,21 @@ async def test_a_long_chain_of_suspensions_keeps_nothing() -> None:
         return 1
 
     assert await drive(handler(), copy_context(), nothing) == 1
+
+
+async def test_where_a_handler_waits_can_be_told() -> None:
+    """Frame by frame, outermost first; nothing of one that is over."""
+
+    async def inner() -> None:
+        await ask("wanted")
+
+    async def outer() -> None:
+        await inner()
+
+    waiting = outer()
+    assert waiting.send(None) == "wanted"
+    assert [line.rpartition(" in ")[2] for line in stack_of(waiting).splitlines()] == ["outer", "inner", "ask"]
+    assert all(__file__ in line for line in stack_of(waiting).splitlines())
+    with pytest.raises(StopIteration):
+        waiting.send(None)
+    assert stack_of(waiting) == ""

@@ -117,15 +117,18 @@ _FIELDS: Final = (1, 1, -1, 77, 1, 1, 2, 1, 2, None, 0, 0, None)
 
 
 @pytest.mark.parametrize(
-    ("decode", "found"),
+    ("decode", "found", "reason"),
     [
-        (rows.decode_instance, (*_FIELDS, rows.checksum(_FIELDS))),
-        (rows.decode_task, (1, "a", 0)),
+        (rows.decode_instance, (*_FIELDS, rows.instance_checksum(_FIELDS)), "can't be understood: KeyError"),
+        (rows.decode_instance, (*_FIELDS, 0), "does not match its checksum"),
+        (rows.decode_task, (1, "a", 0), "does not match its checksum"),
     ],
 )
-def test_a_row_that_checks_but_makes_no_sense_is_told(decode: Callable[[str, Any], Any], found: tuple[Any, ...]) -> None:
-    """Somebody edited a row and its checksum."""
-    with pytest.raises(StoreCorruptError):
+def test_a_row_that_checks_but_makes_no_sense_is_told(
+    decode: Callable[[str, Any], Any], found: tuple[Any, ...], reason: str
+) -> None:
+    """Somebody edited a row, and perhaps its checksum."""
+    with pytest.raises(StoreCorruptError, match=reason):
         decode("x.db", found)
 
 

@@ -1,4 +1,4 @@
-"""Signals while a run is under way: the first interrupts it in good order, the second ends the process at once."""
+"""Signals while a run is under way: the first lets what runs finish, the second interrupts that, the third ends the process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 
 from dagrelay.cli.output import tell
+from dagrelay.errors import RunInterruptedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from anyio.abc import TaskStatus
 
-__all__ = ("Interrupted", "until_signal")
+__all__ = ("Interrupted", "Stop", "until_signal")
 
 T = TypeVar("T")
 
@@ -30,10 +31,19 @@ class Interrupted(Exception):  # noqa: N818 - no error: somebody asked for it
         super().__init__(number.name)
 
 
-async def until_signal(work: Callable[[], Awaitable[T]]) -> T:
-    """Return what `work` returns. A first SIGINT or SIGTERM cancels it; what it records then is given all the time it needs.
+class Stop:
+    """How work under way is asked to come to an end in good order; until it has said how, it is cancelled."""
 
-    A second signal ends the process at once, as a kill does, and what was committed stays.
+    def __init__(self) -> None:
+        """Know of no way yet."""
+        self.gently: Callable[[], None] | None = None
+
+
+async def until_signal(work: Callable[[Stop], Awaitable[T]]) -> T:
+    """Return what `work` returns. SIGINT and SIGTERM end it early.
+
+    The first has it come to an end in good order, by the way it has put into its Stop; the second cancels it, and what it records
+    then is given all the time it needs; the third ends the process at once, as a kill does, and what was committed stays.
 
     Raises:
         Interrupted: a signal ended it.
@@ -42,17 +52,21 @@ async def until_signal(work: Callable[[], Awaitable[T]]) -> T:
     received: list[signal.Signals] = []
     outcome: list[T] = []
     failure: BaseException | None = None
-    scope = anyio.CancelScope()
+    scope, stop = anyio.CancelScope(), Stop()
 
     async def watch(*, task_status: TaskStatus[None]) -> None:  # noqa: ASYNC114 - its one start stands below
         with anyio.open_signal_receiver(*_SIGNALS) as signals:
             task_status.started()
             async for number in signals:
                 received.append(number)
-                break
+                gently, stop.gently = stop.gently, None
+                if gently is None:
+                    break
+                tell(f"{number.name}: tasks that run may finish; once more interrupts them")
+                gently()
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        tell(f"{received[0].name}: interrupting the run; once more ends the process at once")
+        tell(f"{received[-1].name}: interrupting the run; once more ends the process at once")
         scope.cancel()
 
     before = {each: signal.getsignal(each) for each in _SIGNALS}
@@ -61,7 +75,7 @@ async def until_signal(work: Callable[[], Awaitable[T]]) -> T:
             await group.start(watch)
             with scope:
                 try:
-                    outcome.append(await work())
+                    outcome.append(await work(stop))
                 except anyio.get_cancelled_exc_class():
                     raise
                 except BaseException as error:  # noqa: BLE001 - raised below, lest the task group wrap it
@@ -70,6 +84,8 @@ async def until_signal(work: Callable[[], Awaitable[T]]) -> T:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler or signal.SIG_DFL)  # None stands for one that Python did not set.
+    if isinstance(failure, RunInterruptedError) and received:
+        raise Interrupted(received[0])
     if failure is not None:
         raise failure
     if not outcome:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from dagrelay.cli.exits import CommandError, ExitCode
-from dagrelay.cli.interrupts import Interrupted, until_signal
+from dagrelay.cli.interrupts import Interrupted, Stop, until_signal
 from dagrelay.cli.output import as_dict, compact_json, readable_json, seconds, table, tell, write, write_json
 from dagrelay.cli.places import command, store_path
 from dagrelay.cli.target import Target, load_target
@@ -86,8 +86,9 @@ def resume(options: Namespace) -> ExitCode:
     """Go on with an interrupted or cancelled run, to its end, and show what came of it."""
     target, store = load_target(options.target), store_path(options)
 
-    async def work() -> RunResult:
+    async def work(stop: Stop) -> RunResult:
         async with Runtime(store) as runtime:
+            stop.gently = runtime.wind_down
             return await runtime.resume(options.run, target.dag, raise_on_failure=False)
 
     result = _until_end(options, work, store, options.run, target)
@@ -125,8 +126,9 @@ def _json(name: str, text: str) -> Any:
 def _carry_out(
     options: Namespace, store: Path, run_id: str, target: Target, *, params: dict[str, Any], announce: Callable[[], None]
 ) -> RunResult:
-    async def work() -> RunResult:
+    async def work(stop: Stop) -> RunResult:
         async with Runtime(store) as runtime:
+            stop.gently = runtime.wind_down
             handle = await runtime.start(target.dag, params=params, run_id=run_id)
             announce()  # The run is recorded, so that the command printed works from now on.
             return await handle.result(raise_on_failure=False)
@@ -135,7 +137,7 @@ def _carry_out(
 
 
 def _until_end(
-    options: Namespace, work: Callable[[], Awaitable[RunResult]], store: Path, run_id: str, target: Target
+    options: Namespace, work: Callable[[Stop], Awaitable[RunResult]], store: Path, run_id: str, target: Target
 ) -> RunResult:
     if options.backend == "trio" and find_spec("trio") is None:
         raise CommandError("--backend trio needs the package trio; install it by: pip install 'dagrelay[trio]'")

@@ -13,7 +13,7 @@ import attrs
 from dagrelay.dag.trigger_rules import Verdict, evaluate
 from dagrelay.engine.outcome import run_outcome
 from dagrelay.model.quick import quick_frozen
-from dagrelay.model.states import ENDED_TASK_STATES, RunState, TaskState, TriggerRule, check_task_transition
+from dagrelay.model.states import ENDED_TASK_STATES, LIVE_TASK_STATES, RunState, TaskState, TriggerRule, check_task_transition
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,11 +30,13 @@ __all__ = (
     "Event",
     "InterruptRequested",
     "MarkTask",
+    "PauseRequested",
     "RetryDue",
     "RunMachine",
     "StartTask",
     "TaskProgress",
     "WaitForRetry",
+    "WithdrawAttempts",
 )
 
 
@@ -76,7 +78,12 @@ class InterruptRequested:
     """The run shall stop now, to be resumed later."""
 
 
-Event: TypeAlias = Begin | AttemptEnded | RetryDue | CancelRequested | InterruptRequested
+@attrs.frozen
+class PauseRequested:
+    """No further task shall start; once what runs has ended, the run stops, to be resumed later."""
+
+
+Event: TypeAlias = Begin | AttemptEnded | RetryDue | CancelRequested | InterruptRequested | PauseRequested
 
 
 # -------------------------------------------------------------------------------------------------------------- commands
@@ -121,6 +128,11 @@ class CancelAttempts:
 
 
 @attrs.frozen
+class WithdrawAttempts:
+    """Withdraw what is queued, and let what runs go on; each still reports its end."""
+
+
+@attrs.frozen
 class EndRun:
     """Nothing is left to do."""
 
@@ -128,7 +140,7 @@ class EndRun:
     """The run's final state, or interrupted."""
 
 
-Command: TypeAlias = StartTask | MarkTask | WaitForRetry | CancelAttempts | EndRun
+Command: TypeAlias = StartTask | MarkTask | WaitForRetry | CancelAttempts | WithdrawAttempts | EndRun
 
 
 # --------------------------------------------------------------------------------------------------------------- machine
@@ -191,13 +203,14 @@ class RunMachine:
         # Invariant: plain are the tasks of the default rule without a tally.
         self._is_plain: list[bool] = [task.trigger_rule is TriggerRule.ALL_SUCCESS for task in plan.tasks]
         self._stopping: TaskState | None = None
+        self._is_pausing = False
         self._ended = False
         for index, known in (progress or {}).items():
             self._restore(index, known)
 
     def _restore(self, index: int, known: TaskProgress) -> None:
         # Rows of an owner that died show `running`; opening the store marks them, but a plain image must not hang either.
-        state = TaskState.INTERRUPTED if known.state in {TaskState.QUEUED, TaskState.RUNNING, TaskState.WAITING} else known.state
+        state = TaskState.INTERRUPTED if known.state in LIVE_TASK_STATES else known.state
         self.states[index] = state
         self.attempts[index] = known.attempt
         if known.failures:
@@ -246,6 +259,8 @@ class RunMachine:
                 self._stop(TaskState.CANCELLED, commands)
             case InterruptRequested():
                 self._stop(TaskState.INTERRUPTED, commands)
+            case PauseRequested():
+                self._pause(commands)
             case _ as never:
                 assert_never(never)
         self._end_if_done(commands)
@@ -376,13 +391,18 @@ class RunMachine:
 
     def _stop(self, state: TaskState, commands: list[Command]) -> None:
         # A cancel outlives an interrupt that comes before or after it: it was asked for by name.
-        if self._ended or self._stopping is TaskState.CANCELLED or self._stopping is state:
+        if self._ended or self._stopping is TaskState.CANCELLED or (self._stopping is state and not self._is_pausing):
             return
-        self._stopping = state
+        self._stopping, self._is_pausing = state, False
         if state is TaskState.CANCELLED:
             self._mark_all(self._retry_us, commands)
             self._mark_all([i for i, known in enumerate(self.states) if known is TaskState.INTERRUPTED], commands)
         commands.append(CancelAttempts(state))
+
+    def _pause(self, commands: list[Command]) -> None:
+        if self._stopping is None and not self._ended:
+            self._stopping, self._is_pausing = TaskState.INTERRUPTED, True
+            commands.append(WithdrawAttempts())
 
     def _mark_all(self, indices: Iterable[int], commands: list[Command]) -> None:
         for index in list(indices):
@@ -392,10 +412,13 @@ class RunMachine:
     def _end_if_done(self, commands: list[Command]) -> None:
         if self._ended or self._active:
             return
-        if self._stopping is not None:
-            self._ended = True
-            cancelled = self._stopping is TaskState.CANCELLED
-            commands.append(EndRun(RunState.CANCELLED if cancelled else RunState.INTERRUPTED))
+        if self._stopping is TaskState.CANCELLED:
+            end = RunState.CANCELLED
         elif self._left == 0:
-            self._ended = True
-            commands.append(EndRun(run_outcome(self.plan, self.states)))
+            end = run_outcome(self.plan, self.states)  # Whoever wanted it to stop was too late.
+        elif self._stopping is not None:
+            end = RunState.INTERRUPTED
+        else:
+            return
+        self._ended = True
+        commands.append(EndRun(end))

@@ -32,14 +32,14 @@ from dagrelay.model.records import ErrorRecord, from_us
 from dagrelay.model.states import TaskState
 from dagrelay.runtime.context import TaskContext
 from dagrelay.runtime.inputs import Inputs, at_hand, fetch
-from dagrelay.runtime.trampoline import drive
+from dagrelay.runtime.trampoline import drive, stack_of
 from dagrelay.stores.operations import FinishAttempt, NewEntry, StartAttempt
 from dagrelay.templates import render_tree
 from dagrelay.xcom.door import placed
 from dagrelay.xcom.task_xcom import TaskXCom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Coroutine, Hashable, Mapping
     from contextvars import Context
 
     from dagrelay.dag.plan import PlannedTask, Read
@@ -111,6 +111,7 @@ class Attempt:
     is_closed: bool = False
     _is_start_written = False
     _deadline: float = inf
+    _handler: Coroutine[Any, Any, Any] | None = None
 
     def __init__(
         self,
@@ -145,6 +146,11 @@ class Attempt:
     def name(self) -> str:
         """`run/task`, for messages."""
         return f"{self.instance.run_id}/{self.instance.task_id}"
+
+    @property
+    def stack(self) -> str:
+        """Where its handler waits; empty where that can't be told, as of a sync handler in its thread."""
+        return "" if self._handler is None else stack_of(self._handler)
 
     def ensure_started(self) -> None:
         """Have its start recorded, as others may now notice that it runs.
@@ -218,7 +224,8 @@ class Attempt:
         except DagrelayError as error:
             raise _InputError(error) from error
         if task.is_async:
-            return await drive(task.handler(*args, **kwargs), run.context.copy(), self._suspended)
+            handler = self._handler = task.handler(*args, **kwargs)
+            return await drive(handler, run.context.copy(), self._suspended)
         # A thread can't be cancelled: on timeout or cancel it is left to end by itself, and what it pushes then is refused.
         call = partial(_boxed, partial(task.handler, *args, **kwargs))
         work = anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=run.threads)

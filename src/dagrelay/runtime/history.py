@@ -15,6 +15,7 @@ from dagrelay.model.records import InstanceKey, Run, TaskInstance, from_us
 from dagrelay.model.states import RunState, TaskState
 from dagrelay.runtime.leftovers import shown_state
 from dagrelay.stores.base import RunQuery, StoredInstance
+from dagrelay.xcom.followers import EventsMissed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,12 +144,19 @@ class Timeline:
             page = await self._store.events(self._run_id, after_seq=self._seq, limit=_PAGE)
             self._is_stored_read = not page
             return page
+        try:
+            return await self._read_live(self._live)
+        except EventsMissed:
+            self._is_stored_read = False  # What was dropped is in the store, after what was given out last.
+            return []
+
+    async def _read_live(self, live: Mailbox[Event]) -> list[Event]:
         if self._broker.live_book(self._run_id) is not None:
             try:
-                return await self._live.drain(_PAGE)
+                return await live.drain(_PAGE)
             except MailboxClosed:
                 pass  # The run ended without being able to record it.
-        rest = self._live.drain_nowait(_PAGE)
+        rest = live.drain_nowait(_PAGE)
         if not rest:
             self._end()
         return rest

@@ -105,6 +105,7 @@ class Hosting:
                 attempt=attempt.number,
                 reason=str(attempt.cancel_reason),
                 grace_s=self._grace_s,
+                stack=attempt.stack,
             )
 
     # --------------------------------------------------------------------------------------------------------- host

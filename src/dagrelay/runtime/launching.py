@@ -15,9 +15,9 @@ from dagrelay.engine.recovery import check_unchanged, downstream_closure, place_
 from dagrelay.errors import DAGChangedError, RunIdConflictError, RunNotFoundError, StoreCorruptError
 from dagrelay.model.policies import Durability
 from dagrelay.model.records import InstanceKey, to_us
-from dagrelay.model.states import RunState, TaskState
+from dagrelay.model.states import LIVE_TASK_STATES, RunState, TaskState
 from dagrelay.runtime.attempt import RunFacts
-from dagrelay.runtime.leftovers import LOST_STATES, settle
+from dagrelay.runtime.leftovers import settle
 from dagrelay.runtime.scheduler import Scheduler, TaskEnd
 from dagrelay.stores.operations import CreateRun, ReopenRun, SetRunState, StoredPlan
 from dagrelay.xcom.task_xcom import RunData
@@ -194,7 +194,7 @@ def _progress(each: StoredInstance, image: RunImage, cleared: set[str]) -> TaskP
     attempt = max(each.attempt, image.highest_attempts.get(each.instance, 0))
     if each.instance.task_id in cleared:
         return TaskProgress(state=TaskState.PENDING, attempt=attempt)
-    lost = each.state in LOST_STATES
+    lost = each.state in LIVE_TASK_STATES
     return TaskProgress(
         state=TaskState.INTERRUPTED if lost else each.state,
         attempt=attempt,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from dagrelay.model.states import ENDED_TASK_STATES, RunState, TaskState
+from dagrelay.model.states import ENDED_TASK_STATES, LIVE_TASK_STATES, RunState, TaskState
 from dagrelay.stores.operations import FinishAttempt, MarkInstance, ReopenRun, SetRunState
 
 if TYPE_CHECKING:
@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     from dagrelay.stores.base import RunImage, StoredInstance
     from dagrelay.xcom.book import RunBook
 
-__all__ = ("LOST_STATES", "cancel_stored", "settle", "shown_state")
+__all__ = ("cancel_stored", "settle", "shown_state")
 
-LOST_STATES: Final = frozenset({TaskState.QUEUED, TaskState.RUNNING, TaskState.WAITING})
-"""Recorded states of an attempt whose end was never recorded."""
 _AT_REST: Final = frozenset({TaskState.INTERRUPTED, TaskState.UP_FOR_RETRY})
 
 
@@ -26,7 +24,7 @@ def shown_state(run_state: RunState, state: TaskState) -> TaskState:
     match run_state:
         case RunState.CANCELLED if state not in ENDED_TASK_STATES:
             return TaskState.CANCELLED
-        case RunState.INTERRUPTED if state in LOST_STATES:
+        case RunState.INTERRUPTED if state in LIVE_TASK_STATES:
             return TaskState.INTERRUPTED
         case _:
             return state
@@ -39,7 +37,7 @@ def settle(services: Services, book: RunBook, image: RunImage, state: TaskState)
     """
     instances: list[StoredInstance] = []
     for each in image.instances:
-        if each.state not in LOST_STATES:
+        if each.state not in LIVE_TASK_STATES:
             instances.append(each)
             continue
         at_us = services.environment.now_us()

@@ -211,6 +211,11 @@ class Runs:
         for scheduler in list(self._live.values()):
             scheduler.interrupt()
 
+    def pause(self) -> None:
+        """Have the runs there are stop once what runs of them has ended."""
+        for scheduler in list(self._live.values()):
+            scheduler.pause()
+
     async def all_ended(self) -> None:
         """Return once no run is left.
 

@@ -90,7 +90,7 @@ class Runtime:
         missing: what a missing value does in a template.
         durability: when dependants start: after the commit, or on acceptance.
         max_concurrency: attempts that run at once, over all runs.
-        max_runs_per_dag: finished runs to keep of each DAG; the oldest are pruned beyond it.
+        max_runs_per_dag: finished runs to keep of each DAG; those that ended first are pruned beyond it.
         on_exit: leaving the runtime waits for its runs, or interrupts them. Leaving it by an exception always interrupts.
         grace_s: seconds after which a handler that goes on in spite of its cancellation is named in a warning.
         environment: clock and chance, for tests that replay them.
@@ -151,7 +151,7 @@ class Runtime:
         supervisor.start(task_group)
         self._open = _Opened(
             services=services,
-            manager=XComManager(self._store, services.broker, services.door),
+            manager=XComManager(self._store, services.broker, services.door, limits=self._limits),
             runs=Runs(services, supervisor, grace_s=self._grace_s),
             supervisor=supervisor,
             task_group=task_group,
@@ -310,6 +310,14 @@ class Runtime:
         Cancellation: the run is cancelled all the same.
         """
         await self._opened().runs.cancel(check_run_id(run_id))
+
+    def wind_down(self) -> None:
+        """Start no further task in any run there is; once what runs has ended, each is recorded as interrupted, to be resumed.
+
+        For whoever was asked to stop in good order, as by a signal. Whoever awaits such a run gets RunInterruptedError, or its
+        result where nothing was left to start. Leaving the runtime, or a cancellation, still interrupts at once.
+        """
+        self._opened().runs.pause()
 
     async def result_of(self, launch: Launch, *, raise_on_failure: bool = True) -> RunResult:
         """Return the result of a run that `start` gave a handle for, once it has ended; `RunHandle.result` is the way to it.

@@ -19,10 +19,12 @@ from dagrelay.engine.machine import (
     EndRun,
     InterruptRequested,
     MarkTask,
+    PauseRequested,
     RetryDue,
     RunMachine,
     StartTask,
     WaitForRetry,
+    WithdrawAttempts,
 )
 from dagrelay.errors import DagrelayError, StoreError
 from dagrelay.log import get_logger
@@ -79,7 +81,12 @@ class _Interrupt:
     pass
 
 
-_Message: TypeAlias = _Begin | _Outcomes | _StoreFailed | _AttemptLost | _Retry | _Cancel | _Interrupt
+@attrs.frozen
+class _Pause:
+    pass
+
+
+_Message: TypeAlias = _Begin | _Outcomes | _StoreFailed | _AttemptLost | _Retry | _Cancel | _Interrupt | _Pause
 
 _REASONS = {TaskState.CANCELLED: CancelReason.CANCELLED, TaskState.INTERRUPTED: CancelReason.INTERRUPTED}
 
@@ -160,6 +167,10 @@ class Scheduler:
         if error is not None and self.failure is None:
             self.failure = error
         self._post(_Interrupt())
+
+    def pause(self) -> None:
+        """Ask that no further task start, and that the run stop, to be resumed, once what runs has ended."""
+        self._post(_Pause())
 
     def outcomes(self, outcomes: Sequence[FinishAttempt]) -> None:
         """Take the broker's report that attempts ended."""
@@ -248,6 +259,8 @@ class Scheduler:
                 self._carry_out(machine.step(CancelRequested()))
             case _Interrupt():
                 self._carry_out(machine.step(InterruptRequested()))
+            case _Pause():
+                self._carry_out(machine.step(PauseRequested()))
             case _StoreFailed(error, lost):
                 self.failure = self.failure or error
                 self._carry_out(machine.step(InterruptRequested()))
@@ -282,7 +295,11 @@ class Scheduler:
                     delay_s = (retry_us - self.facts.environment.now_us()) / 1_000_000
                     self._retries[index] = self.facts.timers.after(delay_s, partial(self._post, _Retry(index)))
                 case CancelAttempts(state):
-                    self._stop_attempts(state)
+                    self._withdraw(state)
+                    for running in list(self._attempts.values()):
+                        running.cancel(_REASONS[state])
+                case WithdrawAttempts():
+                    self._withdraw(TaskState.INTERRUPTED)
                 case EndRun(state):
                     self._end_state = state
                 case _ as never:
@@ -319,14 +336,11 @@ class Scheduler:
         except DagrelayError as failure:
             self.interrupt(failure)
 
-    def _stop_attempts(self, state: TaskState) -> None:
+    def _withdraw(self, state: TaskState) -> None:
         for queued in self._admission.withdraw(self):
             self._attempts.pop(queued.index, None)
             # A queued attempt leaves no trace: its number is simply not used.
             self._post(_AttemptLost(queued.index, state))
-        reason = _REASONS[state]
-        for running in list(self._attempts.values()):
-            running.cancel(reason)
 
     async def _record_end(self, state: RunState) -> None:
         """Record the run's end, or at least, where not all that led to it could be stored, that it stopped."""

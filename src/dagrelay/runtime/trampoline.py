@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
     from contextvars import Context
 
-__all__ = ("drive",)
+__all__ = ("drive", "stack_of")
 
 T = TypeVar("T")
 
@@ -42,3 +42,16 @@ def drive(handler: Coroutine[Any, Any, T], context: Context, on_suspend: Callabl
             step, given = handler.throw, error
         else:
             step = handler.send
+
+
+def stack_of(handler: Coroutine[Any, Any, Any]) -> str:
+    """Return where a suspended coroutine waits, outermost first, a line for each frame; empty for one that runs or is over."""
+    lines: list[str] = []
+    inner: Any = handler
+    while inner is not None:
+        frame = getattr(inner, "cr_frame", None) or getattr(inner, "gi_frame", None) or getattr(inner, "ag_frame", None)
+        if frame is None:
+            break
+        lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
+        inner = getattr(inner, "cr_await", None) or getattr(inner, "gi_yieldfrom", None) or getattr(inner, "ag_await", None)
+    return "\n".join(lines)

@@ -14,11 +14,13 @@ from dagrelay.engine.machine import (
     EndRun,
     InterruptRequested,
     MarkTask,
+    PauseRequested,
     RetryDue,
     RunMachine,
     StartTask,
     TaskProgress,
     WaitForRetry,
+    WithdrawAttempts,
 )
 from dagrelay.errors import InvalidTransitionError
 from dagrelay.model.states import RunState, TaskState, TriggerRule
@@ -52,6 +54,8 @@ class Driver:
                     shown.append(("retry", self.plan.task_ids[index], retry_us))
                 case CancelAttempts(state):
                     shown.append(("cancel attempts", str(state)))
+                case WithdrawAttempts():
+                    shown.append(("withdraw attempts",))
                 case EndRun(state):
                     shown.append(("end", str(state)))
         return shown
@@ -269,3 +273,34 @@ def test_a_long_chain_cascades_without_recursion(is_full: bool) -> None:
     commands = run.machine.step(AttemptEnded(0, S.FAILED))
     assert len(commands) == length
     assert commands[-1] == EndRun(RunState.FAILED)
+
+
+def test_a_pause_lets_what_runs_end_and_starts_nothing_more() -> None:
+    """Then the run is interrupted; an interruption cancels what still runs, and a pause after one changes nothing."""
+    run = Driver(draw("a > c; b > d"))
+    run.begin()
+    assert run.named(run.machine.step(PauseRequested())) == [("withdraw attempts",)]
+    assert run.named(run.machine.step(PauseRequested())) == []
+    assert run.end("a") == []
+    assert run.named(run.machine.step(InterruptRequested())) == [("cancel attempts", "interrupted")]
+    assert run.named(run.machine.step(PauseRequested())) == []
+    assert run.end("b") == [("end", "interrupted")]
+    assert run.named(run.machine.step(PauseRequested())) == []
+
+
+@pytest.mark.parametrize("event", [PauseRequested(), InterruptRequested()])
+def test_a_run_of_which_nothing_is_left_ends_as_it_would_have(event: PauseRequested | InterruptRequested) -> None:
+    """Whoever wanted it to stop was too late."""
+    run = Driver(draw("a > b"))
+    run.begin()
+    run.end("a")
+    run.machine.step(event)
+    assert run.end("b") == [("end", "success")]
+
+
+def test_a_paused_run_that_only_waits_ends_at_once() -> None:
+    """A retry is not waited for."""
+    run = Driver(draw("a > b"))
+    run.begin()
+    run.end("a", S.UP_FOR_RETRY, 5)
+    assert run.named(run.machine.step(PauseRequested())) == [("withdraw attempts",), ("end", "interrupted")]

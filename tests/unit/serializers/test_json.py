@@ -187,13 +187,13 @@ REFUSED: list[Any] = [
 @pytest.mark.parametrize(("value", "reason", "path"), REFUSED)
 def test_what_would_not_come_back_is_refused_with_its_path(value: Any, reason: str, path: str, codec: Codec) -> None:
     """The error says why and where, whichever codec is installed, in well under a second."""
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(XComSerializationError, match=reason) as caught:
         encode_json(value, max_bytes=1_000_000, codec=codec)
 
     assert caught.value.path == path
     assert str(caught.value).endswith(f" @ {path}")
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_a_file_is_refused(tmp_path: Path) -> None:
@@ -261,22 +261,22 @@ def test_a_huge_value_is_refused_before_its_json_is_built(value: Any) -> None:
 
         loads = dumps
 
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(XComTooLargeError) as caught:
         encode_json(value, max_bytes=400_000, codec=Untouched())
 
     assert caught.value.actual > 400_000
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("max_bytes", [2**30, 2**40])
 def test_a_shared_value_is_weighed_in_linear_time(max_bytes: int) -> None:
     """Even under a limit of a terabyte nobody walks through ten thousand billion elements."""
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(XComTooLargeError):
         encode_json({"rows": shared(16)}, max_bytes=max_bytes)
 
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_value_that_holds_itself_in_width_is_refused_without_a_limit() -> None:
@@ -328,13 +328,13 @@ def test_a_culprit_that_is_gone_is_still_an_error() -> None:
 def test_shared_parts_are_searched_once() -> None:
     """The search for a culprit behind a part held ten billion times ends at once."""
     value = [shared(10), 1j]
-    began = time.perf_counter()
+    began = time.process_time()
 
     with pytest.raises(XComSerializationError) as caught:
         check_exact(value, max_depth=200, max_bytes=float("inf"), what="it", setting="")
 
     assert caught.value.path == "$[1]"
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("value", [shared(3), {"a": (1, 2.5, None, True, "x")}, nest(500)])
