@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import weakref
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,18 @@ _MIN_TRIES: Final = 3
 _MAX_TRIES: Final = 25
 """Tries at the most for an error that names the holder: it may have the lock and be about to sign."""
 _MODE: Final = 0o600
+
+
+_held: Final[weakref.WeakSet[OwnerLock]] = weakref.WeakSet()
+
+
+def _disown() -> None:
+    """Let go, in a forked child, of what its parent holds: else the lock would outlive its owner there."""
+    for lock in tuple(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_disown)
 
 
 class OwnerLock:
@@ -55,6 +68,7 @@ class OwnerLock:
                 if error.pid is not None or tries >= _MAX_TRIES:
                     raise error
             await anyio.sleep(_POLL_S)
+        _held.add(self)
         self._sign(since)
 
     def release(self) -> None:
