@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import sqlite3
@@ -154,6 +155,9 @@ class SqliteStore:
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         except FileExistsError:
+            if os.access(self._path, os.R_OK) and not os.access(self._path, os.W_OK):
+                # SQLite would leave a log and an index beside it that can't be written either, whatever becomes of the file.
+                raise StoreReadOnlyError(self._path) from PermissionError(errno.EACCES, os.strerror(errno.EACCES), self._path)
             return
         # Whatever the umask is; SQLite gives its log the mode of the database.
         os.fchmod(fd, _MODE)
