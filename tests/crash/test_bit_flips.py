@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import attrs
@@ -96,7 +96,7 @@ def compare(answers: dict[str, Any], right: dict[str, Any]) -> bool:
     has_missing = False
     for question, answer in answers.items():
         if isinstance(answer, list) and not question.startswith("value"):
-            rows = cast("list[Any]", answer)
+            rows: list[Any] = answer
             wrong = [each for each in rows if each not in right[question]]
             assert not wrong, f"{question}: {wrong}"
             has_missing |= len(rows) < len(right[question])

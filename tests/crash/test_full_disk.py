@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import resource
+import sqlite3
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 
+from dagrelay import StoreError, StoreFullError
+from dagrelay.stores.sqlite.faults import store_error
 from tests.crash.judging import judge_and_resume
 from tests.crash.workload import Acks
 
@@ -55,3 +59,22 @@ def test_a_full_disk_stops_a_run_that_goes_on_when_there_is_room(
                 path.unlink()
     figure(f"G20 {runs} runs on a full disk ({how}): {stopped} stopped by it, {acked} acked, 0 lost, {runs} went on in place")
     assert stopped > 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected_class"), [(10, StoreFullError), (11, StoreError), (resource.RLIM_INFINITY, StoreError)]
+)
+def test_a_failed_write_to_a_file_at_its_limit_is_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, expected_class: type[StoreError]
+) -> None:
+    """SQLite gives no reason for it."""
+    path = tmp_path / "runs.db"
+    path.write_bytes(bytes(10))
+
+    def getrlimit(_what: int) -> tuple[int, int]:
+        return limit, resource.RLIM_INFINITY
+
+    monkeypatch.setattr(resource, "getrlimit", getrlimit)
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    assert type(store_error(str(path), error)) is expected_class

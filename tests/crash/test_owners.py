@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import socket
+import subprocess
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -143,3 +146,18 @@ def test_a_deleted_lock_file_lets_no_two_write(nursery: Nursery, quick_folder: P
         anyio.run(take_over, child, pipes, backend=backend)
     told = json.loads(outcome.read_text())
     assert told["error"] == "StaleOwnerError", told
+
+
+@pytest.mark.parametrize(("pid", "is_told"), [(os.getpid(), True), (1, True), (10**30, True), (None, False)])
+async def test_a_name_of_a_process_that_has_ended_is_no_name(quick_folder: Path, pid: int | None, *, is_told: bool) -> None:
+    """The holder has not signed yet; what stands there is the name of the one before."""
+    if pid is None:
+        with subprocess.Popen(["true"]) as gone:  # noqa: S607 - any program that ends
+            pid = gone.pid
+    lock = quick_folder / "runs.db.lock"
+    lock.write_text(json.dumps({"pid": pid, "host": socket.gethostname(), "since": "then"}))
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StoreLockedError) as caught:
+            await SqliteStore(quick_folder / "runs.db").open(now_us=0)
+    assert caught.value.pid == (pid if is_told else None)
