@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from tests.legality import judge_all_writes
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 # A shared machine is slow now and then, which is no finding; the global timeout catches what hangs.
 hypothesis.settings.register_profile("dagrelay", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -52,6 +54,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Choose how many examples Hypothesis tries."""
     hypothesis.settings.load_profile("full" if config.getoption("--full") else "dagrelay")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def legal_states_only() -> Iterator[None]:
+    """Refuse any write of a state that the transition tables don't have, in every SQLite store of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        judge_all_writes(patch)
+        yield
 
 
 @pytest.fixture(scope="session")
