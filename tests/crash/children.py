@@ -153,8 +153,8 @@ def starve(*, store: str, backend: str, durability: str, how: str, room: int, ou
                     used = connection.execute("PRAGMA page_count").fetchone()[0]
                     connection.execute(f"PRAGMA max_page_count = {used + pages}").fetchall()
 
-                assert database._writing is not None
-                await database._writing.run(unit)
+                assert database._writing is not None  # pyright: ignore[reportPrivateUsage] - a limit is set where no public door is
+                await database._writing.run(unit)  # pyright: ignore[reportPrivateUsage] - as above
 
             match how:
                 case "pages":

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.crash
 
 RUN = "r"
+LISTS = {"runs", "instances", "entries", "visible", "events"}
+"""Questions whose answers are rows."""
 
 
 @attrs.define
@@ -95,7 +97,7 @@ def compare(answers: dict[str, Any], right: dict[str, Any]) -> bool:
     """Check that no answer is wrong, and tell whether anything is missing."""
     has_missing = False
     for question, answer in answers.items():
-        if isinstance(answer, list) and not question.startswith("value"):
+        if question in LISTS:
             rows: list[Any] = answer
             wrong = [each for each in rows if each not in right[question]]
             assert not wrong, f"{question}: {wrong}"

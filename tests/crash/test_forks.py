@@ -69,6 +69,6 @@ async def test_a_lock_let_go_by_a_child_is_free(quick_folder: Path) -> None:
     await lock.acquire(timeout_s=0, since="now")
     with pytest.raises(StoreLockedError):
         await other.acquire(timeout_s=0, since="now")
-    lock_module._disown()
+    lock_module.disown()
     await other.acquire(timeout_s=0, since="now")
     other.release()

@@ -15,7 +15,7 @@ import anyio
 
 from dagrelay.errors import StoreError, StoreLockedError
 
-__all__ = ("OwnerLock", "is_held")
+__all__ = ("OwnerLock", "disown", "is_held")
 
 _POLL_S: Final = 0.02
 """Seconds between two tries."""
@@ -29,13 +29,13 @@ _MODE: Final = 0o600
 _held: Final[weakref.WeakSet[OwnerLock]] = weakref.WeakSet()
 
 
-def _disown() -> None:
+def disown() -> None:
     """Let go, in a forked child, of what its parent holds: else the lock would outlive its owner there."""
     for lock in tuple(_held):
         lock.release()
 
 
-os.register_at_fork(after_in_child=_disown)
+os.register_at_fork(after_in_child=disown)
 
 
 class OwnerLock:
