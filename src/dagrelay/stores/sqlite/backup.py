@@ -27,6 +27,7 @@ _STEP_PAGES: Final = 256
 """Pages copied before it is asked whether to go on: a MiB, about a millisecond."""
 _MOST_COPIES: Final = 1000
 """Copies of one version of a database, before something must be wrong."""
+_MODE: Final = 0o600
 
 
 class _StoppedError(Exception):
@@ -117,8 +118,9 @@ def _refuse_leftovers(path: str, target: str) -> None:
 
 def _copy(source: sqlite3.Connection, names: list[str], is_stopped: Callable[[], bool]) -> None:
     folder = Path(names[0]).absolute().parent
-    # Mode 0600 from the start; a name that nobody can have waited for.
+    # For the owner only from the start, by a name that nobody can have waited for.
     handle, partial = tempfile.mkstemp(prefix=".dagrelay-", suffix=".partial", dir=folder)
+    os.fchmod(handle, _MODE)  # Whatever the umask takes away.
     os.close(handle)
     try:
         _fill(source, partial, is_stopped)
