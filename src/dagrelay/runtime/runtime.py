@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -128,6 +129,7 @@ class Runtime:
         self._environment = environment or Environment()
         self._open: _Opened | None = None
         self._pid = 0
+        self._thread_id = 0
 
     # ---------------------------------------------------------------------------------------------- opening, closing
 
@@ -142,7 +144,7 @@ class Runtime:
         """
         if self._pid:
             raise RuntimeClosedError("a Runtime is entered once; make a new one")
-        self._pid = os.getpid()
+        self._pid, self._thread_id = os.getpid(), threading.get_ident()
         await self._store.open(now_us=self._environment.now_us())
         services = self._make_services()
         task_group = anyio.create_task_group()
@@ -206,6 +208,12 @@ class Runtime:
             raise ProcessForkedError(self._pid, os.getpid())
         if self._open is None:
             raise RuntimeClosedError
+        if self._thread_id != threading.get_ident():
+            # In another loop an answer would wake nobody: the caller would wait for ever.
+            raise RuntimeClosedError(
+                "the runtime was used outside the thread and event loop that entered it; from a worker thread of its own call "
+                "anyio.from_thread.run(runtime.get_run, ...)"
+            )
         return self._open
 
     @property
