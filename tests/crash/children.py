@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -186,6 +187,9 @@ def look(*, store: str, backend: str, user: int | None, read_only: bool, outcome
     facts: dict[str, Any] = {}
     out = os.open(outcome, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     if user is not None:
+        # Whatever is imported late is imported now: another user may not reach the library.
+        with tempfile.TemporaryDirectory() as folder:
+            anyio.run(_session, f"{folder}/runs.db", "strict", "r", "FULL", AckFile(None), None, backend=backend)
         os.setgroups([])
         os.setgid(user)
         os.setuid(user)
