@@ -292,7 +292,7 @@ class Scheduler:
                 case MarkTask(index, state):
                     self._mark(index, state)
                 case WaitForRetry(index, retry_us):
-                    delay_s = (retry_us - self.facts.environment.now_us()) / 1_000_000
+                    delay_s = self._delay_us(index, retry_us) / 1_000_000
                     self._retries[index] = self.facts.timers.after(delay_s, partial(self._post, _Retry(index)))
                 case CancelAttempts(state):
                     self._withdraw(state)
@@ -304,6 +304,11 @@ class Scheduler:
                     self._end_state = state
                 case _ as never:
                     assert_never(never)
+
+    def _delay_us(self, index: int, retry_us: int) -> int:
+        """Return how long a retry is still to wait, at most what it was given: the wall clock may have been set back since."""
+        delay_us, end = retry_us - self.facts.environment.now_us(), self.ends.get(index)
+        return delay_us if end is None or end.ended_us is None else min(delay_us, retry_us - end.ended_us)
 
     def _start(self, index: int, number: int) -> None:
         attempt = Attempt(
