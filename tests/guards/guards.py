@@ -1,0 +1,563 @@
+"""The lines that keep a promise, each with what becomes of it without its guard and the tests that must then turn red."""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ("GUARDS", "Guard")
+
+
+@attrs.frozen(kw_only=True)
+class Guard:
+    """One safety line, and how to take it away."""
+
+    name: str
+    """What it is called."""
+    promise: str
+    """What it guards, with the number of the guarantee where it has one."""
+    file: str
+    """Where it stands, below `src/dagrelay`."""
+    safe: str
+    """Its text, which stands there exactly once."""
+    unsafe: str
+    """What is put in its place."""
+    tests: tuple[str, ...]
+    """The tests of which at least one must fail then, as pytest takes them."""
+
+
+_OPENING = "tests/stores/test_sqlite_opening.py"
+_FAULTS = "tests/stores/test_sqlite_faults.py"
+_DAMAGE = "tests/stores/test_sqlite_corruption.py"
+_CONFORMANCE = "tests/stores/test_conformance.py::TestSqliteStore"
+_WRITING = "tests/xcom/test_broker_writing.py"
+_BROKEN = "tests/xcom/test_broker_faults.py"
+_JSON = "tests/unit/serializers/test_json.py"
+
+GUARDS: tuple[Guard, ...] = (
+    # ------------------------------------------------------------------------------------------- transactions and power
+    Guard(
+        name="synchronous=FULL",
+        promise="G2: an acknowledged commit survives a power cut",
+        file="stores/sqlite/schema.py",
+        safe='{"FULL": 2, "NORMAL": 1}[synchronous]',
+        unsafe='{"FULL": 1, "NORMAL": 1}[synchronous]',
+        tests=(f"{_OPENING}::test_the_writer_is_set_as_it_must_be",),
+    ),
+    Guard(
+        name="settings are read back",
+        promise="G2: SQLite works as it was told to, or the store does not open",
+        file="stores/sqlite/schema.py",
+        safe="if row is not None and row[0] != value:",
+        unsafe="if False:",
+        tests=(f"{_OPENING}::test_a_setting_that_does_not_hold_is_an_error",),
+    ),
+    Guard(
+        name="BEGIN IMMEDIATE",
+        promise="G4: a batch holds the write lock from its first statement on",
+        file="stores/sqlite/writer.py",
+        safe='connection.execute("BEGIN IMMEDIATE")\n            self._check_owner(connection)',
+        unsafe='connection.execute("BEGIN")\n            self._check_owner(connection)',
+        tests=(f"{_FAULTS}::test_a_batch_is_one_transaction_that_writes_from_its_beginning",),
+    ),
+    Guard(
+        name="in_transaction before ROLLBACK",
+        promise="G3: a transaction that SQLite has dropped by itself is no second error",
+        file="stores/sqlite/writer.py",
+        safe='        if connection.in_transaction:\n            connection.execute("ROLLBACK")',
+        unsafe='        connection.execute("ROLLBACK")',
+        tests=(f"{_FAULTS}::test_a_commit_that_failed_but_committed_counts", f"{_FAULTS}::test_a_passing_error_is_overcome"),
+    ),
+    Guard(
+        name="ROLLBACK after a failure",
+        promise="G3, G4: nothing of a failed batch stays in an open transaction",
+        file="stores/sqlite/writer.py",
+        safe='            connection.execute("ROLLBACK")\n',
+        unsafe="            pass\n",
+        tests=(f"{_FAULTS}::test_a_passing_error_is_overcome",),
+    ),
+    Guard(
+        name="in_transaction in the replay",
+        promise="G3: a replay whose transaction SQLite has dropped begins again, and does not go on without one",
+        file="stores/sqlite/writer.py",
+        safe="                if not connection.in_transaction:\n                    raise _TransactionLostError\n",
+        unsafe="",
+        tests=(f"{_FAULTS}::test_a_member_that_fails_stops_its_run_only", f"{_FAULTS}::test_several_runs_may_fail_in_one_batch"),
+    ),
+    Guard(
+        name="in_transaction before ROLLBACK TO",
+        promise="G3: a savepoint that went with its transaction is not asked for",
+        file="stores/sqlite/writer.py",
+        safe='        if connection.in_transaction:\n            connection.execute("ROLLBACK TO member")',
+        unsafe='        if True:\n            connection.execute("ROLLBACK TO member")',
+        tests=(f"{_FAULTS}::test_a_member_that_fails_stops_its_run_only",),
+    ),
+    Guard(
+        name="savepoint undone",
+        promise="G4: of an operation that failed in the middle nothing is kept",
+        file="stores/sqlite/writer.py",
+        safe='            connection.execute("ROLLBACK TO member")\n',
+        unsafe="",
+        tests=(f"{_FAULTS}::test_a_member_that_fails_stops_its_run_only",),
+    ),
+    Guard(
+        name="look-up after a failed COMMIT",
+        promise="G1, G3: what was committed in spite of the error counts, and is not done twice",
+        file="stores/sqlite/writer.py",
+        safe="            if not self._has_committed(connection):\n                raise",
+        unsafe="            raise",
+        tests=(f"{_FAULTS}::test_a_commit_that_failed_but_committed_counts",),
+    ),
+    Guard(
+        name="token in that look-up",
+        promise='G1, G3: nobody is told "done" of what was not committed',
+        file="stores/sqlite/writer.py",
+        safe="return found == (self._epoch, self._token)",
+        unsafe="return found[0] == self._epoch",
+        tests=(f"{_FAULTS}::test_a_commit_that_keeps_failing_fails_the_batch",),
+    ),
+    Guard(
+        name="nothing of a run after its failure",
+        promise="G3, G6: what is stored of a run is a closed prefix of what happened",
+        file="stores/sqlite/writer.py",
+        safe="                stopped[run_id] = failed[index]",
+        unsafe="                pass",
+        tests=(f"{_FAULTS}::test_a_member_that_fails_stops_its_run_only",),
+    ),
+    Guard(
+        name="migration in one transaction",
+        promise="G17: the old schema or the new one, never between",
+        file="stores/sqlite/schema.py",
+        safe='    connection.execute("BEGIN IMMEDIATE")\n    try:\n        # Asked again',
+        unsafe="    try:\n        # Asked again",
+        tests=(f"{_FAULTS}::test_a_failed_migration_leaves_an_empty_database",),
+    ),
+    # ---------------------------------------------------------------------------------------------------- one writer
+    Guard(
+        name="owner's epoch",
+        promise="G14: an owner that was superseded writes nothing",
+        file="stores/sqlite/writer.py",
+        safe="(self._token, self._epoch)).rowcount != 1:",
+        unsafe="(self._token, self._epoch)).rowcount < 0:",
+        tests=(f"{_FAULTS}::test_an_owner_that_was_superseded_writes_nothing",),
+    ),
+    Guard(
+        name="identity of the file",
+        promise="G22: what goes to an unlinked or replaced file is not acknowledged",
+        file="stores/sqlite/writer.py",
+        safe="if (status.st_dev, status.st_ino) != self._file:",
+        unsafe="if False:",
+        tests=(f"{_FAULTS}::test_a_file_that_vanished_is_noticed",),
+    ),
+    Guard(
+        name="file looked for before each batch",
+        promise="G22: a database that vanished is told at the next write",
+        file="stores/sqlite/writer.py",
+        safe="        self._check_file()\n        try:\n",
+        unsafe="        try:\n",
+        tests=(f"{_FAULTS}::test_a_file_that_vanished_is_noticed",),
+    ),
+    Guard(
+        name="flock",
+        promise="G14: one writer at a time",
+        file="stores/sqlite/lock.py",
+        safe="            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        unsafe="",
+        tests=(f"{_OPENING}::test_a_second_store_is_locked_out",),
+    ),
+    Guard(
+        name="lock of the file that has the name",
+        promise="G14: a lock file deleted meanwhile lets no two in",
+        file="stores/sqlite/lock.py",
+        safe="is_ours = os.path.samestat(os.fstat(fd), Path(self._path).stat())",
+        unsafe="is_ours = True",
+        tests=(f"{_OPENING}::test_a_lock_file_that_is_replaced_while_it_is_locked_is_not_taken",),
+    ),
+    Guard(
+        name="mode 0600",
+        promise="security: the database is its owner's only",
+        file="stores/sqlite/store.py",
+        safe="_MODE: Final = 0o600",
+        unsafe="_MODE: Final = 0o644",
+        tests=(f"{_OPENING}::test_files_are_the_owners_only",),
+    ),
+    Guard(
+        name="no links followed to a lock",
+        promise="security: a planted link leads no write astray",
+        file="stores/sqlite/lock.py",
+        safe="os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC",
+        unsafe="os.O_RDWR | os.O_CREAT | os.O_CLOEXEC",
+        tests=(f"{_OPENING}::test_a_link_is_no_lock",),
+    ),
+    Guard(
+        name="forked process refused",
+        promise="G16: a child does not write by its parent's runtime",
+        file="runtime/runtime.py",
+        safe="if self._pid and self._pid != os.getpid():",
+        unsafe="if False:",
+        tests=("tests/runtime/test_processes.py::test_a_forked_child_cannot_use_the_runtime",),
+    ),
+    # ----------------------------------------------------------------------------------------------- what is on disk
+    Guard(
+        name="newer schema refused",
+        promise="G17: a newer database is left untouched",
+        file="stores/sqlite/schema.py",
+        safe="if version > len(MIGRATIONS):",
+        unsafe="if False:",
+        tests=(f"{_OPENING}::test_a_newer_schema_is_left_untouched",),
+    ),
+    Guard(
+        name="other application's database refused",
+        promise="G17: what is not ours is left untouched",
+        file="stores/sqlite/schema.py",
+        safe="if application_id != APPLICATION_ID and not is_empty:",
+        unsafe="if False:",
+        tests=(f"{_OPENING}::test_a_database_of_another_application_is_left_untouched",),
+    ),
+    Guard(
+        name="checksum of instances",
+        promise="G19: no silent wrong state",
+        file="stores/sqlite/rows.py",
+        safe="if instance_checksum(fields) != found[-1]:",
+        unsafe="if False:",
+        tests=(f"{_DAMAGE}::test_a_changed_row_is_told",),
+    ),
+    Guard(
+        name="checksum of entries",
+        promise="G19: no value under a wrong name",
+        file="stores/sqlite/rows.py",
+        safe="if _entry_checksum(fields) != found[14]:",
+        unsafe="if False:",
+        tests=(f"{_DAMAGE}::test_a_changed_row_is_told",),
+    ),
+    Guard(
+        name="checksum of values",
+        promise="G19: no silent wrong value",
+        file="stores/sqlite/rows.py",
+        safe="if crc32(value) != found[13] or len(value) != found[8]:",
+        unsafe="if len(value) != found[8]:",
+        tests=(f"{_DAMAGE}::test_a_changed_row_is_told",),
+    ),
+    Guard(
+        name="checksum of runs, plans, tasks and events",
+        promise="G19: no silent wrong run",
+        file="stores/sqlite/rows.py",
+        safe="if checksum(fields) != crc:",
+        unsafe="if False:",
+        tests=(f"{_DAMAGE}::test_a_changed_row_is_told",),
+    ),
+    Guard(
+        name="tombstones",
+        promise="a deleted run's id is never taken again, so nothing is run twice by mistake",
+        file="stores/sqlite/writes.py",
+        safe="changes.put_run(fields._replace(plan_pk=None, row=rules.buried_run(fields.row)))",
+        unsafe='changes.cursor.execute("DELETE FROM run WHERE run_pk = ?", (fields.run_pk,))',
+        tests=(f"{_CONFORMANCE}::test_a_deleted_run_leaves_a_tombstone",),
+    ),
+    Guard(
+        name="backup replaces nothing",
+        promise="a backup never overwrites a file, not even one that came meanwhile",
+        file="stores/sqlite/backup.py",
+        safe="    os.link(partial, names[-1])",
+        unsafe='    os.replace(partial, names[-1])\n    open(partial, "x").close()',
+        tests=("tests/guards/test_backups.py::test_a_file_that_came_meanwhile_is_not_replaced",),
+    ),
+    Guard(
+        name="backup beside a left log",
+        promise="a backup is never read together with the log of another database",
+        file="stores/sqlite/backup.py",
+        safe='for leftover in (f"{target}-wal", f"{target}-journal"):',
+        unsafe='for leftover in ("",):',
+        tests=("tests/guards/test_backups.py::test_a_name_beside_which_a_log_was_left_is_refused",),
+    ),
+    Guard(
+        name="backup put in place when whole",
+        promise="under a backup's name stands all of it or nothing",
+        file="stores/sqlite/backup.py",
+        safe="        _fill(source, partial, is_stopped)\n        _sync(partial)\n        _link(partial, names)\n",
+        unsafe="        _link(partial, names)\n        _fill(source, partial, is_stopped)\n        _sync(partial)\n",
+        tests=("tests/guards/test_backups.py::test_a_backup_cut_short_leaves_nothing",),
+    ),
+    # ----------------------------------------------------------------------------------------------- who may write
+    Guard(
+        name="stale attempts in the store",
+        promise="G5, G7: the outcome of an attempt that is over changes nothing",
+        file="stores/rules.py",
+        safe="if row.attempt > attempt or (row.attempt == attempt and row.state not in LIVE_TASK_STATES):",
+        unsafe="if False:",
+        tests=(f"{_CONFORMANCE}::test_an_earlier_attempt_is_stale", f"{_CONFORMANCE}::test_an_attempt_ends_once"),
+    ),
+    Guard(
+        name="stale writers in the store",
+        promise="G7: an attempt that is over stores no entry",
+        file="stores/rules.py",
+        safe="    if is_over or row.state in ENDED_TASK_STATES:\n",
+        unsafe="    if False:\n",
+        tests=(f"{_CONFORMANCE}::test_an_earlier_attempt_is_stale", f"{_CONFORMANCE}::test_an_attempt_ends_once"),
+    ),
+    Guard(
+        name="open attempt checked on push",
+        promise="G7: a push of an attempt that is over is refused before it is written",
+        file="xcom/broker.py",
+        safe="        if attempt:\n            book.check_open(instance, attempt)\n",
+        unsafe="",
+        tests=(f"{_WRITING}::test_a_push_that_waited_too_long_is_stale", f"{_WRITING}::test_a_stale_attempt_can_not_push"),
+    ),
+    Guard(
+        name="open attempt checked on hand-in",
+        promise="G7: an attempt has one outcome, and none after the next has begun",
+        file="xcom/broker.py",
+        safe="        book.check_open(instance, attempt)\n        size = 0\n",
+        unsafe="        size = 0\n",
+        tests=(f"{_WRITING}::test_a_stale_attempt_can_not_push",),
+    ),
+    Guard(
+        name="legal changes of a run's state",
+        promise="G8: a run that runs is not begun again",
+        file="stores/rules.py",
+        safe="    check_run_transition(row.run_id, row.state, RunState.RUNNING)\n",
+        unsafe="",
+        tests=(f"{_CONFORMANCE}::test_a_running_run_can_not_be_reopened",),
+    ),
+    # ---------------------------------------------------------------------------------------------- what others see
+    Guard(
+        name="slots of succeeded attempts only",
+        promise="G5: the run's tasks see nothing of a failed attempt, unless they ask for it",
+        file="xcom/book.py",
+        safe="if attempt is None and include_failed:",
+        unsafe="if attempt is None:",
+        tests=("tests/runtime/test_isolation.py::test_of_a_task_that_finally_failed_nothing_is_seen_unless_asked_for",),
+    ),
+    Guard(
+        name="entries unseen while their attempt runs",
+        promise="G5: readers outside the run see of a running attempt what it has published",
+        file="stores/rules.py",
+        safe="return entry.published and entry.attempt == row.attempt and row.state in LIVE_TASK_STATES",
+        unsafe="return entry.attempt == row.attempt and row.state in LIVE_TASK_STATES",
+        tests=(
+            f"{_CONFORMANCE}::test_entries_of_an_attempt_are_seen_once_it_succeeds",
+            f"{_CONFORMANCE}::test_published_entries_are_seen_while_their_attempt_runs",
+        ),
+    ),
+    Guard(
+        name="reads outdated by a write are not kept",
+        promise="no reader gets an old value from the cache after a newer one was stored",
+        file="xcom/cache.py",
+        safe="if key in watched and key not in self._outdated:",
+        unsafe="if key in watched:",
+        tests=("tests/xcom/test_cache.py::test_what_was_written_during_a_read_is_not_replaced_by_what_was_read",),
+    ),
+    Guard(
+        name="values known by template paths",
+        promise="security: a template reaches into dicts and lists, never into attributes",
+        file="templates/resolver.py",
+        safe="        else:\n            return MISSING\n    return value",
+        unsafe="        else:\n            value = getattr(value, str(step), MISSING)\n    return value",
+        tests=("tests/unit/templates/test_resolver.py::test_only_exact_dicts_and_lists_are_looked_into",),
+    ),
+    Guard(
+        name="exact dicts in template paths",
+        promise="security: no method of a subclass is called by a template",
+        file="templates/resolver.py",
+        safe="        kind = _type_of(value)\n        if kind is dict and isinstance(step, str):",
+        unsafe="        kind = _type_of(value)\n        if hasattr(value, 'get') and isinstance(step, str):",
+        tests=("tests/unit/templates/test_resolver.py::test_only_exact_dicts_and_lists_are_looked_into",),
+    ),
+    # --------------------------------------------------------------------------------------------- limits and values
+    Guard(
+        name="size of a value",
+        promise="G12, security: no value over the limit is stored",
+        file="serializers/json.py",
+        safe="    if len(data) > limit:\n",
+        unsafe="    if False:\n",
+        tests=(f"{_JSON}::test_the_limit_is_of_encoded_bytes",),
+    ),
+    Guard(
+        name="size before encoding",
+        promise="security: what is small in memory and huge as JSON is refused before it is built",
+        file="serializers/exactness.py",
+        safe="                if weight > max_bytes:\n                    raise _TooLarge(weight)\n",
+        unsafe="",
+        tests=(f"{_JSON}::test_a_shared_value_is_weighed_in_linear_time",),
+    ),
+    Guard(
+        name="depth of a value",
+        promise="security: no value is deeper than its readers can follow",
+        file="serializers/exactness.py",
+        safe="        if below and depth > max_depth:\n            raise _NotPlain\n",
+        unsafe="",
+        tests=(f"{_JSON}::test_the_depth_allowed_does_not_depend_on_the_codec",),
+    ),
+    Guard(
+        name="finite numbers on the way in",
+        promise="a NaN is refused where it is pushed, and not stored as null",
+        file="serializers/exactness.py",
+        safe="                        if not math.isfinite(item):\n                            raise _NotPlain\n",
+        unsafe="",
+        tests=(f"{_JSON}::test_what_is_not_plain_is_not", f"{_JSON}::test_what_would_not_come_back_is_refused_with_its_path"),
+    ),
+    Guard(
+        name="numbers that codecs write differently",
+        promise="what is stored does not depend on what is installed",
+        file="serializers/exactness.py",
+        safe="                            raise _NotPlain\n                        is_alike = False\n",
+        unsafe="                            raise _NotPlain\n",
+        tests=(f"{_JSON}::test_a_plain_value_comes_back_exactly",),
+    ),
+    Guard(
+        name="integers beyond 64 bits",
+        promise="an integer comes back as the integer it was, not as a float",
+        file="serializers/json.py",
+        safe="return len(sample.translate(None, _DIGITS)) != len(sample) and _LONG_NUMBER in data.translate(_DIGITS_AS_ZERO)",
+        unsafe="return False",
+        tests=(f"{_JSON}::test_a_plain_value_comes_back_exactly", f"{_JSON}::test_both_codecs_read_alike"),
+    ),
+    Guard(
+        name="integers of 4,300 digits and more",
+        promise="an integer too long to be read is refused where it is pushed",
+        file="serializers/exactness.py",
+        safe="    if not -_INT_END < number < _INT_END:\n        raise _NotPlain\n",
+        unsafe="",
+        tests=(f"{_JSON}::test_what_is_not_plain_is_not", f"{_JSON}::test_what_would_not_come_back_is_refused_with_its_path"),
+    ),
+    Guard(
+        name="lone surrogates on the way in",
+        promise="text that UTF-8 can't say is refused where it is pushed",
+        file="serializers/json.py",
+        safe="return self._encoder.encode(value).encode()",
+        unsafe='return self._encoder.encode(value).encode("utf-8", "surrogatepass")',
+        tests=(f"{_JSON}::test_what_would_not_come_back_is_refused_with_its_path",),
+    ),
+    Guard(
+        name="lone surrogates on the way out",
+        promise="G19: bytes that nobody can have pushed are told, not handed on",
+        file="serializers/json.py",
+        safe='if b"\\\\ud" in data or b"\\\\uD" in data:',
+        unsafe="if False:",
+        tests=(f"{_JSON}::test_bytes_that_nobody_pushed_are_refused",),
+    ),
+    Guard(
+        name="a run's budget",
+        promise="G12: a run's values weigh no more than they may",
+        file="xcom/book.py",
+        safe="return self.account.bytes + size > self.account.max_bytes",
+        unsafe="return False",
+        tests=(f"{_WRITING}::test_a_run_has_a_budget",),
+    ),
+    Guard(
+        name="room for what awaits its commit",
+        promise="G12: producers wait for a slow store",
+        file="xcom/room.py",
+        safe="return is_fair and (self.pending_bytes == 0 or self.pending_bytes + size <= self._limit)",
+        unsafe="return is_fair",
+        tests=(f"{_WRITING}::test_producers_wait_while_too_much_is_pending",),
+    ),
+    Guard(
+        name="half of the room for one run",
+        promise="G12: one flooder does not keep the others waiting",
+        file="xcom/room.py",
+        safe="is_fair = own == 0 or own + size <= self._limit // 2",
+        unsafe="is_fair = True",
+        tests=(f"{_WRITING}::test_one_run_can_not_fill_all_the_room",),
+    ),
+    Guard(
+        name="rule of names",
+        promise="security: an id is no path, no option and no control character",
+        file="ids.py",
+        safe="if isinstance(value, str) and pattern.match(value) is not None:",
+        unsafe="if isinstance(value, str):",
+        tests=("tests/runtime/test_run_ids.py::test_illegal_ids_are_refused_before_anything_happens",),
+    ),
+    Guard(
+        name="rule of keys",
+        promise="security: a key is printable, and steers no terminal",
+        file="ids.py",
+        safe="if isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and value.isprintable():",
+        unsafe="if isinstance(value, str):",
+        tests=("tests/xcom/test_door.py::test_keys_are_checked",),
+    ),
+    # -------------------------------------------------------------------------------------------- faults and cancels
+    Guard(
+        name="nothing written of a run whose writes failed",
+        promise="G3, G6: what is stored of a run is a closed prefix of what happened",
+        file="xcom/broker.py",
+        safe="        return book.failure\n\n    def _settle",
+        unsafe="        return None\n\n    def _settle",
+        tests=(f"{_BROKEN}::test_a_failed_write_stops_its_run_and_no_other",),
+    ),
+    Guard(
+        name="fatal errors end it all",
+        promise="G3: nothing more goes to a store that can't be trusted",
+        file="xcom/broker.py",
+        safe="        self._failure = error\n        self._room.close()",
+        unsafe="        self._room.close()",
+        tests=(f"{_BROKEN}::test_a_store_that_can_not_be_trusted_any_more_fails_all",),
+    ),
+    Guard(
+        name="cancel before acceptance wins",
+        promise="G9: what was cancelled before its outcome was accepted does not succeed",
+        file="runtime/attempt.py",
+        safe="if outcome is None or self.cancel_reason is not None:",
+        unsafe="if outcome is None:",
+        tests=("tests/guards/test_acceptance.py",),
+    ),
+    Guard(
+        name="a store's fault is no task's failure",
+        promise="G28: it consumes no retry",
+        file="runtime/attempt.py",
+        safe="case KeyboardInterrupt() | StoreError():",
+        unsafe="case KeyboardInterrupt():",
+        tests=("tests/runtime/test_store_faults.py::test_a_fault_is_raised_by_the_push_it_hit_and_consumes_no_retry",),
+    ),
+    Guard(
+        name="errors that no retry mends",
+        promise="a value that can't be stored fails its task at once",
+        file="runtime/attempt.py",
+        safe="and not isinstance(error, _NEVER_RETRIED)",
+        unsafe="",
+        tests=("tests/runtime/test_retries.py::test_size_and_serialisation_errors_are_never_retried",),
+    ),
+    Guard(
+        name="shield of the broker",
+        promise="G9: a cancelled host application still gets its commits",
+        file="xcom/broker.py",
+        safe="        with anyio.CancelScope(shield=True):\n            try:\n                await self._serve()",
+        unsafe="        with anyio.CancelScope():\n            try:\n                await self._serve()",
+        tests=(f"{_BROKEN}::test_cancelling_the_host_application_still_commits",),
+    ),
+    Guard(
+        name="work to its end under native cancels",
+        promise="G9: a second cancel leaves nothing half done either",
+        file="cancellation.py",
+        safe="    while not task.done():\n",
+        unsafe="    if not task.done():\n",
+        tests=("tests/runtime/test_native_cancellation.py::test_work_comes_to_its_end_and_the_cancellation_after_it",),
+    ),
+    Guard(
+        name="waiting behind a natively cancelled unit",
+        promise="G9: a cancel comes out when the transaction is over, and no sooner",
+        file="stores/sqlite/driver.py",
+        safe="            while not job.is_over:\n",
+        unsafe="            while False:\n",
+        tests=("tests/stores/test_sqlite_driver.py::test_native_cancellation_waits_for_its_unit",),
+    ),
+    Guard(
+        name="one answer to a call",
+        promise="G9: the first answer stands",
+        file="actors/reply.py",
+        safe="        if not self.is_answered:\n            self._future.return_value = value",
+        unsafe="        if True:\n            self._future.return_value = value",
+        tests=("tests/actors/test_reply.py::test_the_first_answer_stands",),
+    ),
+    Guard(
+        name="hosts spoilt by a native cancel",
+        promise="G9: a handler that cancels its own asyncio task hits no other attempt",
+        file="runtime/hosting.py",
+        safe="return task is not None and task.cancelling() > 0",
+        unsafe="return False",
+        tests=(
+            "tests/runtime/test_hosting.py::test_a_handler_that_cancels_its_own_task_hits_only_itself",
+            "tests/runtime/test_hosting.py::test_a_task_kept_and_cancelled_later_hits_at_most_a_resting_host",
+        ),
+    ),
+)
+"""All of them."""
