@@ -1,4 +1,4 @@
-"""What all tests share: the loops they run on, the `--full` sweeps, and what becomes of a test whose tool is missing."""
+"""What all tests share: the loops they run on, the `--full` sweeps, missing tools, and the table of figures at the end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from tests.legality import judge_all_writes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from _pytest.terminal import TerminalReporter
+
+_FIGURE = "figure"
 
 # A shared machine is slow now and then, which is no finding; the global timeout catches what hangs.
 hypothesis.settings.register_profile("dagrelay", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -80,3 +84,19 @@ def missing() -> Callable[[str], None]:
         pytest.skip(f"this machine lacks {tool}")
 
     return report
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Return what a test tells its figures to, for the table at the end."""
+    return lambda text: record_property(_FIGURE, text)
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Print the table of figures."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    rows = [str(text) for report in reports for name, text in report.user_properties if name == _FIGURE]
+    if rows:
+        terminalreporter.section("figures")
+        for row in rows:
+            terminalreporter.write_line(row)

@@ -1,4 +1,4 @@
-"""What crash tests share: the nursery, the shim, a folder where syncing costs nothing, and the table of figures."""
+"""What crash tests share: the nursery, the shim, and a folder where syncing costs nothing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,8 @@ from tests.crash.workload import values_of_an_undisturbed_run
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from _pytest.terminal import TerminalReporter
-
     from tests.crash.judging import Values
 
-_FIGURE: Final = "crash figure"
 _SHIM: Final = Path(__file__).with_name("shim.c")
 
 
@@ -64,19 +61,3 @@ def quick_folder(tmp_path: Path) -> Generator[Path]:
         return
     with tempfile.TemporaryDirectory(dir=shared) as folder:
         yield Path(folder)
-
-
-@pytest.fixture
-def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Return what a test tells its figures to, for the table at the end."""
-    return lambda text: record_property(_FIGURE, text)
-
-
-def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """Print the table of figures."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
-    rows = [str(text) for report in reports for name, text in report.user_properties if name == _FIGURE]
-    if rows:
-        terminalreporter.section("crashes")
-        for row in rows:
-            terminalreporter.write_line(row)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 import aiosqlite
@@ -119,6 +120,19 @@ def _nothing(_connection: sqlite3.Connection) -> None:
     """Do nothing: by the time this unit is over, so is every earlier one of its connection."""
 
 
+def _in_a_daemon(make: Callable[[], T]) -> T:
+    """Return what a daemon thread makes.
+
+    aiosqlite makes its thread with its connection, and a thread is a daemon if the one it is made in is: a connection that was
+    forgotten then does not keep the interpreter from ending. A daemon that ends in a transaction is to the file as a kill is.
+    """
+    made: list[T] = []
+    maker = threading.Thread(target=lambda: made.append(make()), daemon=True)
+    maker.start()
+    maker.join()
+    return made.pop()
+
+
 class AiosqliteDriver:
     """A connection of aiosqlite, by its public interface."""
 
@@ -147,7 +161,9 @@ class AiosqliteDriver:
                 failed.append(_NotConnected(error))
                 return failed[0]  # noqa: ASYNC104 - raised below
 
-        self._database = await aiosqlite.connect(self._uri, isolation_level=None, uri=True, factory=cast("Any", connect))
+        self._database = await _in_a_daemon(
+            lambda: aiosqlite.connect(self._uri, isolation_level=None, uri=True, factory=cast("Any", connect))
+        )
         if failed:
             raise failed[0].error
 
