@@ -75,8 +75,8 @@ class SqliteStore:
         if synchronous not in ("FULL", "NORMAL"):
             message = f"synchronous must be 'FULL' or 'NORMAL', not {synchronous!r}"
             raise ValueError(message)
-        # Absolute, lest a chdir change its meaning.
-        self._file = Path(path).absolute()
+        # Absolute, lest a chdir change its meaning; and the file itself, lest two names of it have two locks.
+        self._file = Path(path).resolve()
         self._path = str(self._file)
         self._synchronous: Literal["FULL", "NORMAL"] = synchronous
         self._lock_timeout_s = lock_timeout_s
