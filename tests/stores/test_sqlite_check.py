@@ -1,5 +1,7 @@
 """The check of a store: silent on what the library wrote, and telling of everything else, without ever quoting a value."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import random
@@ -193,7 +195,7 @@ def _checksum(table: str, names: list[str], found: list[Any]) -> int:
         "plan": lambda: rows.checksum((*fields, crc32(found[place + 1]))),
         "event": lambda: rows.checksum(fields),
         "instance": lambda: rows.instance_checksum(fields),
-        "xcom": lambda: rows._entry_checksum(fields),  # pyright: ignore[reportPrivateUsage] - a forger knows it
+        "xcom": lambda: rows._entry_checksum(fields),
     }
     return kinds[table]()
 
@@ -306,6 +308,37 @@ def test_a_file_that_is_not_there_can_not_be_checked(tmp_path: Path) -> None:
     with pytest.raises(StoreError), StoreCheck(tmp_path / "none.db"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_somebody_keeps_to_himself_is_no_finding(path: Path) -> None:
+    """It is told as an error: nothing can be said of it now."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as owner:
+        owner.execute("PRAGMA locking_mode = exclusive")
+        owner.execute("BEGIN IMMEDIATE")
+        with StoreCheck(path) as check, pytest.raises(StoreError, match="locked"):
+            list(check.findings())
+
+
+def test_an_old_sqlite_checks_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing stays open."""
+    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 36, 0))
+    with pytest.raises(StoreError, match="too old"), StoreCheck(path):
+        pass
+
+
+def test_what_can_not_be_read_is_told_and_the_rest_goes_on(path: Path) -> None:
+    """Here SQLite is told to refuse to look at the pages and at task ids."""
+
+    def refuse(_action: int, what: str | None, which: str | None, *_: object) -> int:
+        is_refused = what == "integrity_check" or (what, which) == ("task", "task_id")
+        return sqlite3.SQLITE_DENY if is_refused else sqlite3.SQLITE_OK
+
+    damage(path, "UPDATE run SET crc = 0 WHERE run_pk = 1")
+    with StoreCheck(path) as check:
+        assert check._connection is not None
+        check._connection.set_authorizer(refuse)
+        found = [str(finding) for finding in check.findings()]
+    assert [each.partition(": ")[0] for each in found] == ["file", "task", "plan 1", "plan 2", "run 1/'run'"]
 
 
 def test_a_check_is_used_inside_with(tmp_path: Path) -> None:

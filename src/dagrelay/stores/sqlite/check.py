@@ -20,7 +20,7 @@ from dagrelay.model.events import XComDeleted
 from dagrelay.model.states import RunState
 from dagrelay.stores.operations import OUTSIDE
 from dagrelay.stores.sqlite import rows, schema
-from dagrelay.stores.sqlite.faults import store_error
+from dagrelay.stores.sqlite.faults import is_busy, store_error
 from dagrelay.stores.sqlite.lock import is_held
 from dagrelay.stores.sqlite.soundness import entry_flaws, event_flaws, instance_flaws, owner_of, run_flaws
 
@@ -111,13 +111,13 @@ class StoreCheck:
             raise store_error(self._path, error) from error
         try:
             schema.configure_reader(connection)
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_CELL)
-            connection.execute("BEGIN")
-        except sqlite3.Error as error:
+        except BaseException:
             connection.close()
-            raise store_error(self._path, error) from error
+            raise
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_CELL)
         # What is no UTF-8 is damage, to be found by a checksum and not by an exception on the way.
         connection.text_factory = _text
+        connection.execute("BEGIN")
         self._connection = connection
         return self
 
@@ -128,7 +128,11 @@ class StoreCheck:
         self._connection = None
 
     def findings(self) -> Iterator[Finding]:
-        """Look at everything, and tell what is wrong as it is found."""
+        """Look at everything, and tell what is wrong as it is found.
+
+        Raises:
+            StoreError: somebody keeps the database to himself, so that nothing can be said of it.
+        """
         connection = self._opened()
         try:
             schema.examine(connection, self._path)
@@ -137,6 +141,8 @@ class StoreCheck:
             yield Finding(table="file", row="", what=error.reason)
             return
         except sqlite3.Error as error:
+            if is_busy(error):
+                raise store_error(self._path, error) from error
             yield Finding(table="file", row="", what=str(error))
             return
         newest = len(schema.MIGRATIONS)
