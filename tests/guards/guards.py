@@ -189,6 +189,14 @@ GUARDS: tuple[Guard, ...] = (
         tests=(f"{_OPENING}::test_a_link_is_no_lock",),
     ),
     Guard(
+        name="lock let go in a fork",
+        promise="G14, G16: a child that outlives its parent does not hold its store",
+        file="stores/sqlite/lock.py",
+        safe="        _held.add(self)\n",
+        unsafe="",
+        tests=("tests/crash/test_forks.py::test_a_lock_let_go_by_a_child_is_free",),
+    ),
+    Guard(
         name="forked process refused",
         promise="G16: a child does not write by its parent's runtime",
         file="runtime/runtime.py",
@@ -311,6 +319,14 @@ GUARDS: tuple[Guard, ...] = (
         tests=(f"{_WRITING}::test_a_stale_attempt_can_not_push",),
     ),
     Guard(
+        name="no attempt beside another",
+        promise="G8: an attempt starts when the one before it is over",
+        file="stores/rules.py",
+        safe="if row.attempt < attempt and (row.state in ENDED_TASK_STATES or row.state in LIVE_TASK_STATES):",
+        unsafe="if False:",
+        tests=(f"{_CONFORMANCE}::test_a_later_attempt_needs_the_earlier_one_to_be_over",),
+    ),
+    Guard(
         name="legal changes of a run's state",
         promise="G8: a run that runs is not begun again",
         file="stores/rules.py",
@@ -373,11 +389,11 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         name="size before encoding",
-        promise="security: what is small in memory and huge as JSON is refused before it is built",
+        promise="G12: a value far over the limit is refused before its JSON is built",
         file="serializers/exactness.py",
-        safe="                if weight > max_bytes:\n                    raise _TooLarge(weight)\n",
+        safe="            if size > max_bytes:\n                raise _TooLarge(size)\n",
         unsafe="",
-        tests=(f"{_JSON}::test_a_shared_value_is_weighed_in_linear_time",),
+        tests=(f"{_JSON}::test_a_huge_value_is_refused_before_its_json_is_built[a-huge-key]",),
     ),
     Guard(
         name="depth of a value",
@@ -385,7 +401,7 @@ GUARDS: tuple[Guard, ...] = (
         file="serializers/exactness.py",
         safe="        if below and depth > max_depth:\n            raise _NotPlain\n",
         unsafe="",
-        tests=(f"{_JSON}::test_the_depth_allowed_does_not_depend_on_the_codec",),
+        tests=("tests/unit/serializers/test_base.py::test_the_default_serializer_takes_a_depth",),
     ),
     Guard(
         name="finite numbers on the way in",
@@ -449,7 +465,7 @@ GUARDS: tuple[Guard, ...] = (
         file="xcom/room.py",
         safe="return is_fair and (self.pending_bytes == 0 or self.pending_bytes + size <= self._limit)",
         unsafe="return is_fair",
-        tests=(f"{_WRITING}::test_producers_wait_while_too_much_is_pending",),
+        tests=("tests/guards/test_room.py::test_many_polite_runs_fill_no_more_than_the_room",),
     ),
     Guard(
         name="half of the room for one run",
@@ -506,7 +522,23 @@ GUARDS: tuple[Guard, ...] = (
         file="runtime/attempt.py",
         safe="case KeyboardInterrupt() | StoreError():",
         unsafe="case KeyboardInterrupt():",
-        tests=("tests/runtime/test_store_faults.py::test_a_fault_is_raised_by_the_push_it_hit_and_consumes_no_retry",),
+        tests=("tests/runtime/test_store_faults.py::test_a_fault_of_a_read_is_no_failure_of_the_task",),
+    ),
+    Guard(
+        name="nor is a fault while its inputs are read",
+        promise="G28: it fails no task",
+        file="runtime/attempt.py",
+        safe="if isinstance(error, _InputError) and not isinstance(error.original, StoreError):",
+        unsafe="if isinstance(error, _InputError):",
+        tests=("tests/runtime/test_store_faults.py::test_a_fault_of_a_read_is_no_failure_of_the_task",),
+    ),
+    Guard(
+        name="stubborn handlers are watched",
+        promise="G10: a handler that swallows its cancellation is named",
+        file="runtime/hosting.py",
+        safe="        attempt.on_cancel = self._watch\n",
+        unsafe="",
+        tests=("tests/runtime/test_hosting.py::test_a_stubborn_handler_is_named",),
     ),
     Guard(
         name="errors that no retry mends",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -40,6 +41,8 @@ ROOT: Final = Path(__file__).parents[2]
 COPIED: Final = ("src", "tests", "pyproject.toml", "README.md")
 TIME_CAP_S: Final = 180
 """A test run that takes longer hangs."""
+MEMORY_CAP_BYTES: Final = 4 * 2**30
+"""What a test run may take: a limit that was taken away must not cost the machine its memory."""
 
 _PROBE: Final = '''"""Ends the test run unless it is about the copy."""
 from pathlib import Path
@@ -112,6 +115,7 @@ def _test(place: Path, tests: Sequence[str]) -> Outcome:
         text=True,
         start_new_session=True,  # So that what the tests have started ends with them.
     ) as process:
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (MEMORY_CAP_BYTES, MEMORY_CAP_BYTES))
         try:
             output, _ = process.communicate(timeout=TIME_CAP_S)
         except subprocess.TimeoutExpired:
