@@ -47,7 +47,7 @@ def wait_for_acks(store: Path, size: float) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_nothing_acknowledged_is_lost_by_kills(
     nursery: Nursery, quick_folder: Path, expected: Values, is_full: bool, figure: Callable[[str], None]
 ) -> None:

@@ -33,7 +33,7 @@ BACKENDS = ("asyncio", "trio")
 RACERS = 20
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_of_racing_openers_one_wins(nursery: Nursery, quick_folder: Path, is_full: bool, figure: Callable[[str], None]) -> None:
     """20 processes; 100 rounds in full. The others are told who it is, on which host, and since when."""
     rounds = 100 if is_full else 3
