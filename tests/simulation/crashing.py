@@ -6,8 +6,6 @@ from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
-
 from dagrelay import Durability, RunState, Runtime, SqliteStore, TaskState
 from dagrelay.errors import RunInterruptedError, StoreError, StoreFullError
 from dagrelay.stores.operations import FinishAttempt
@@ -15,7 +13,7 @@ from dagrelay.testing import FaultyStore, InlineDriver, StoreKilledError, genera
 from dagrelay.testing.simulation import memory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dagrelay import Store, TaskContext
     from dagrelay.errors import DagrelayError
@@ -103,13 +101,13 @@ async def crashing(sim: Simulation) -> None:
                 observed.violations.append(f"{ctx.task_id} runs again though its success was committed")
             observed.starts[ctx.task_id] += 1
 
-    generated = generate_dag(choices, on_start=on_start)
+    generated = generate_dag(choices, max_tasks=choices.choice((8, 15, 30)), on_start=on_start)
     if choices.random() < 0.5:
         sim.store.delay(lambda: sim.random.expovariate(1 / 0.05), on="any", for_ever=True)
     for _ in range(_MOST_ROUNDS):
         _plan_trouble(sim, is_rough=is_rough, jumps=jumps)
         is_done = await _round(sim, generated, observed, durability, slots, is_rough=is_rough)
-        assert not observed.violations
+        assert not observed.violations, observed.violations[0]
         if is_done:
             return
         observed.stops += 1
@@ -121,7 +119,7 @@ def _plan_trouble(sim: Simulation, *, is_rough: bool, jumps: bool) -> None:
         sim.jump_clock(sim.random.uniform(-86_400, 86_400))
     if is_rough and sim.random.random() < 0.5:
         error = sim.random.choice((StoreError, StoreFullError))
-        on: StoreCall = sim.random.choice(("apply", "apply", "lookup", "maintain", "next_seq", "load_run"))
+        on: StoreCall = sim.random.choice(("apply", "apply", "apply", "lookup", "maintain", "next_seq", "load_run"))
         sim.store.fail(lambda: error("planted"), at=sim.random.choice((1, 3, sim.random.randint(1, 30))), on=on)
 
 
@@ -136,7 +134,7 @@ async def _round(
             await _check_prefix(runtime, generated)
             with sim.cancelling(chance=0.5 if is_rough else 0.0) as scope:
                 result = await runtime.run(generated.dag, run_id="r", raise_on_failure=False)
-                assert result.state is generated.state
+                assert result.state is generated.state, f"the run ended {result.state}, and was to end {generated.state}"
             if scope.cancelled_caught:
                 return False
             await _check_end(runtime, generated, observed, durability)
@@ -153,11 +151,12 @@ async def _check_prefix(runtime: Runtime, generated: GeneratedDag) -> None:
     if not await runtime.runs():
         return
     run = await runtime.get_run("r")
-    assert run.state in {RunState.INTERRUPTED, generated.state}
+    assert run.state in {RunState.INTERRUPTED, generated.state}, f"the run was left {run.state}"
     states = {row.task_id: row.state for row in await runtime.task_instances("r")}
     for shape in generated.shapes:
         state = states.get(shape.task_id, TaskState.PENDING)
-        assert state not in _ENDED or state is generated.states[shape.task_id]
+        known = generated.states[shape.task_id]
+        assert state not in _ENDED or state is known, f"{shape.task_id} is {state}, and was to end {known}"
         if state in {TaskState.SUCCESS, TaskState.SKIPPED, TaskState.FAILED} and shape.rule not in EAGER_RULES and shape.upstream:
             above = [states.get(f"t{number}", TaskState.PENDING) for number in shape.upstream]
             is_early = shape.rule in {"none_skipped", "all_failed", "all_skipped"} and state is TaskState.SKIPPED
@@ -165,17 +164,22 @@ async def _check_prefix(runtime: Runtime, generated: GeneratedDag) -> None:
 
 
 async def _check_end(runtime: Runtime, generated: GeneratedDag, observed: Observed, durability: Durability) -> None:
-    assert (await runtime.get_run("r")).state is generated.state
-    assert {row.task_id: row.state for row in await runtime.task_instances("r")} == generated.states
+    states = {row.task_id: row.state for row in await runtime.task_instances("r")}
+    assert states == generated.states, f"states: {_difference(states, generated.states)}"
     found: dict[str, dict[str, Any]] = {}
     for row in await runtime.xcom.list("r", include_values=True):
         found.setdefault(row.task_id, {})[row.key] = row.value
-    assert found == generated.xcoms
+    assert found == generated.xcoms, f"values: {_difference(found, generated.xcoms)}"
     for task_id, starts in observed.starts.items():
         allowed = 1 + observed.retries[task_id] + observed.stops
         if durability is Durability.PIPELINED:
             # A failure accepted but not stored may have been followed by its retry: each crash can cost both.
             allowed += observed.stops * generated.shapes[int(task_id[1:])].failures
         assert starts <= allowed, f"{task_id} began {starts} times; {allowed} are accounted for"
-    assert runtime.statistics().broker.pending_bytes == 0
-    await anyio.lowlevel.checkpoint()
+    assert runtime.statistics().broker.pending_bytes == 0, "bytes wait that were written"
+
+
+def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Return what differs, the found first."""
+    names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    return ", ".join(f"{name} is {found.get(name)}, not {expected.get(name)}" for name in names)

@@ -37,7 +37,7 @@ def test_all_there_is_to_make_is_made() -> None:
         TaskState.SKIPPED,
         TaskState.UPSTREAM_FAILED,
     }
-    for attribute in ("times_out", "reads_templates", "has_outputs", "adds_up"):
+    for attribute in ("times_out", "reads_templates", "pushes", "has_outputs", "adds_up"):
         assert {getattr(shape, attribute) for shape in shapes} == {True, False}
 
 

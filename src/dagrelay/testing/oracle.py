@@ -52,6 +52,8 @@ class TaskShape:
     """Whether those failures are attempts that take too long."""
     reads_templates: bool
     """Whether it reads its upstreams' values by templates in its config; else it pulls them."""
+    pushes: bool
+    """Whether it pushes something while it runs, and so waits for the store."""
     has_outputs: bool
     """Whether it has multiple outputs."""
     pause_s: float
@@ -133,6 +135,7 @@ def _shape(random: Random, number: int) -> TaskShape:
         failures=random.choice((0, 0, 0, 0, 1, 2)),
         times_out=random.random() < 0.2,  # noqa: PLR2004 - one in five
         reads_templates=rule not in _EAGER and random.random() < 0.4,  # noqa: PLR2004 - two in five
+        pushes=random.random() < 0.5,  # noqa: PLR2004 - every other
         has_outputs=random.random() < 0.3,  # noqa: PLR2004 - three in ten
         pause_s=random.choice((0.0, 0.0, random.expovariate(1.0))),
         delay_s=random.choice((0.0, random.expovariate(1.0))),
@@ -160,7 +163,8 @@ def _handler(
         await _work(shape.pause_s)
         if shape.ending is TaskState.SKIPPED:
             raise Skip("as it was made to")
-        await ctx.xcom.push("half", shape.number)
+        if shape.pushes:
+            await ctx.xcom.push("half", shape.number)
         total = (1 + shape.number + await _sum(ctx, shapes, shape)) % _MODULUS
         if shape.ending is TaskState.FAILED:
             raise RuntimeError("for good")
@@ -267,7 +271,9 @@ def _predicted_xcoms(shapes: Sequence[TaskShape], states: Sequence[TaskState]) -
         above = sum(totals.get(number, 0) for number in shape.upstream) if shape.adds_up else 0
         total = totals[shape.number] = (1 + shape.number + above) % _MODULUS
         value: dict[str, Any] = {"total": total, "name": shape.task_id}
-        xcoms[shape.task_id] = {"half": shape.number, RETURN_VALUE: value if shape.has_outputs else total}
+        xcoms[shape.task_id] = {RETURN_VALUE: value if shape.has_outputs else total}
+        if shape.pushes:
+            xcoms[shape.task_id]["half"] = shape.number
         if shape.has_outputs:
             xcoms[shape.task_id] |= value
         if shape.failures:
