@@ -111,7 +111,7 @@ async def test_a_writer_goes_on_during_a_backup_and_is_not_in_it(store: SqliteSt
 
 async def test_backups_under_load_are_whole(store: SqliteStore, tmp_path: Path) -> None:
     """Each has all or nothing of a batch, at least what was acknowledged before it, and passes the check."""
-    count, acknowledged = 20, [0]
+    count, acknowledged = 8, [0]
     is_over = anyio.Event()
 
     async def write() -> None:
