@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,14 @@ from tests.guards.run import ROOT, Proof, find_first_failure, table
 def test_there_are_enough_and_each_has_a_name_of_its_own() -> None:
     """At least 20 were promised."""
     assert len({guard.name for guard in GUARDS}) == len(GUARDS) >= 20
+
+
+def test_the_published_table_is_about_these_guards() -> None:
+    """A guard added or renamed asks for `run.py` to be run again."""
+    rows = re.findall(
+        r"^\| (.+?) \| .+ \| `(.+?)` \| `.+?` \| [\d.]+ \|$", Path(__file__).with_name("TABLE.md").read_text(), re.MULTILINE
+    )
+    assert rows == [(guard.name, guard.file) for guard in GUARDS]
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
