@@ -363,7 +363,7 @@ GUARDS: tuple[Guard, ...] = (
         tests=("tests/xcom/test_cache.py::test_what_was_written_during_a_read_is_not_replaced_by_what_was_read",),
     ),
     Guard(
-        name="values known by template paths",
+        name="nothing but dicts and lists in template paths",
         promise="security: a template reaches into dicts and lists, never into attributes",
         file="templates/resolver.py",
         safe="        else:\n            return MISSING\n    return value",
@@ -405,7 +405,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         name="finite numbers on the way in",
-        promise="a NaN is refused where it is pushed, and not stored as null",
+        promise="a NaN is no plain value (on a push the standard codec refuses it too)",
         file="serializers/exactness.py",
         safe="                        if not math.isfinite(item):\n                            raise _NotPlain\n",
         unsafe="",
@@ -429,7 +429,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         name="integers of 4,300 digits and more",
-        promise="an integer too long to be read is refused where it is pushed",
+        promise="an integer too long to be read is no plain value (on a push the standard codec refuses it too)",
         file="serializers/exactness.py",
         safe="    if not -_INT_END < number < _INT_END:\n        raise _NotPlain\n",
         unsafe="",
