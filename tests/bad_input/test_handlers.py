@@ -273,7 +273,7 @@ async def in_another_loop(ask: Callable[[], Any]) -> BaseException | None:
     async def call() -> None:
         try:
             await ask()
-        except BaseException as error:  # noqa: BLE001 - the test looks at what it is
+        except BaseException as error:  # noqa: ASYNC103, BLE001 - the test looks at what it is
             raised.append(error)
         else:
             raised.append(None)

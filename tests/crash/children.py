@@ -233,7 +233,7 @@ def fork_within(*, store: str, backend: str, outcome: str) -> int:
             for name, door in doors.items():
                 try:
                     await door()
-                except BaseException as error:  # noqa: BLE001 - it is told to the test
+                except BaseException as error:  # noqa: ASYNC103, BLE001 - it is told to the test
                     told[name] = type(error).__name__
             return told
 

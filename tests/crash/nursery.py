@@ -121,7 +121,7 @@ def _be_child(order: dict[str, Any]) -> None:
     code = 70
     try:
         code = getattr(sys.modules["tests.crash.children"], order["what"])(**order["facts"])
-    except BaseException:  # noqa: BLE001 - a child must never go on as its parent
+    except BaseException:  # noqa: ASYNC103, BLE001 - a child must never go on as its parent
         traceback.print_exc()
     finally:
         sys.stderr.flush()

@@ -92,8 +92,7 @@ async def test_a_flooder_does_not_starve_the_polite(tmp_path: Path, is_full: boo
         handle = await runtime.start(flood)
         for _ in range(5):
             await anyio.wait_all_tasks_blocked()
-        with anyio.fail_after(50):
-            beside = [await one() for _ in range(rounds)]
+        beside = [await one() for _ in range(rounds)]
         assert (await runtime.get_run(handle.run_id)).ended_at is None, "the flood went on all the time"
     if is_full:
         factor = quantiles(beside, n=100)[98] / quantiles(alone, n=100)[98]

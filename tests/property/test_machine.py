@@ -116,8 +116,8 @@ class Walk:
             self.step()
             assert self.steps < 1_000
 
-    def stop(self, event: InterruptRequested | CancelRequested | PauseRequested) -> None:
-        """Interrupt, cancel or pause the run, and report how what runs ends; a pause may be followed by an interruption."""
+    def stop(self, event: InterruptRequested | CancelRequested | PauseRequested) -> RunState | None:
+        """Interrupt, cancel or pause the run, report how what runs ends, and return how the run did; a pause may be interrupted."""
         self._take(self.machine.step(event))
         if isinstance(event, PauseRequested):
             for _ in range(self.chance.randrange(len(self.running) + 1)):
@@ -130,6 +130,7 @@ class Walk:
             index = self.running.pop(self.chance.randrange(len(self.running)))
             ends = self.chance.random() < 0.3  # It may have ended by itself just before.
             self._take(self.machine.step(AttemptEnded(index, self.shape.endings[self.number(index)] if ends else state)))
+        return self.ended
 
     def states(self) -> tuple[TaskState, ...]:
         """Return states by the shape's numbers."""
@@ -178,9 +179,9 @@ def test_a_resume_from_any_prefix_ends_the_same(shape: Shape, chance: Random, st
             break
         done = {index for index, state in enumerate(walk.machine.states) if state in ENDED_TASK_STATES}
         started = len(walk.starts)
-        walk.stop(PauseRequested() if chance.random() < 0.5 else InterruptRequested())
+        ended = walk.stop(PauseRequested() if chance.random() < 0.5 else InterruptRequested())
         assert len(walk.starts) == started
-        if walk.ended is not RunState.INTERRUPTED:  # What ran was all that was left.
+        if ended is not RunState.INTERRUPTED:  # What ran was all that was left.
             assert walk.states() == predict(shape)
             return
         assert all(walk.machine.states[index] in ENDED_TASK_STATES for index in done)

@@ -416,7 +416,7 @@ def error_record(error: BaseException) -> ErrorRecord:
     """Return an exception as text: from the handler's frame on, bounded, and safe from a failing `__str__`."""
     try:
         message = str(error)
-    except BaseException as failure:  # noqa: BLE001 - a hostile __str__ must not hide the error being told, nor end its host
+    except BaseException as failure:  # noqa: ASYNC103, BLE001 - a hostile __str__ must not hide the error being told, nor end its host
         message = f"(its __str__ raised {type(failure).__name__})"
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER):
@@ -424,7 +424,7 @@ def error_record(error: BaseException) -> ErrorRecord:
     try:
         # Without a frame of the user's there is nothing to trace: the message says it all.
         lines = [] if trace is None else traceback.format_exception(type(error), error, trace)
-    except BaseException:  # noqa: BLE001 - as above
+    except BaseException:  # noqa: ASYNC103, BLE001 - as above
         lines = []
     text = "".join(lines)
     if len(text) > _MAX_TRACEBACK_CHARS:

@@ -123,7 +123,7 @@ class Runs:
         except BaseException:
             # A native cancellation: whoever asked will not learn of the run, and nobody else would end it.
             for launch in launches:
-                await self._interrupt(launch)
+                await self._interrupt(launch)  # noqa: ASYNC102 - it shields itself
             raise
         return launches.pop()
 

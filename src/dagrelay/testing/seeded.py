@@ -118,7 +118,7 @@ def run_seeded(main: Callable[[], Awaitable[T]], seed: int, *, backend: Backend,
         try:
             return anyio.run(bounded, backend="asyncio", backend_options={"loop_factory": lambda: SeededLoop(random)})
         except asyncio.CancelledError as error:
-            raise TimeoutError("it took too long, and shielded itself from being told") from error
+            raise TimeoutError("it took too long, and shielded itself from being told") from error  # noqa: ASYNC104 - the loop is over
     import trio.testing  # noqa: PLC0415 - an optional extra
 
     with _deterministic_trio(random):
