@@ -117,7 +117,7 @@ class Walk:
             assert self.steps < 1_000
 
     def stop(self, event: InterruptRequested | CancelRequested | PauseRequested) -> RunState | None:
-        """Interrupt, cancel or pause the run, report how what runs ends, and return how the run did; a pause may be interrupted."""
+        """Interrupt, cancel or pause the run, report how what runs ends, and return how the run did."""
         self._take(self.machine.step(event))
         if isinstance(event, PauseRequested):
             for _ in range(self.chance.randrange(len(self.running) + 1)):
