@@ -331,7 +331,11 @@ def fill(
     for each in task.inputs:
         match each:
             case ReferenceInput():
-                value = _referred(task, each, source)
+                value = source.read(each.read)
+                if each.path or value is MISSING:
+                    value = _referred(task, each, source, value)
+                elif each.into_type is not None:
+                    value = _converted(task, each.name, value, each.into_type)
             case ContextInput():
                 value = context
             case ParamInput():
@@ -361,9 +365,8 @@ def fill(
     return tuple(positional), arguments
 
 
-def _referred(task: PlannedTask, each: ReferenceInput, source: Source) -> Any:
-    whole = source.read(each.read)
-    value = walk(whole, each.path) if each.path else whole
+def _referred(task: PlannedTask, each: ReferenceInput, source: Source, whole: Any) -> Any:
+    value = walk(whole, each.path)
     if value is not MISSING:
         return value if each.into_type is None else _converted(task, each.name, value, each.into_type)
     if each.default is not MISSING:

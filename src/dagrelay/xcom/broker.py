@@ -381,6 +381,7 @@ class Broker:
 
     def _settle(self, requests: list[Request], results: Sequence[int | DagrelayError], lost: Lost) -> None:
         done: dict[RunBook, list[FinishAttempt]] = {}
+        commit, is_followed = self.cache.commit, self._followers.are_there
         for request, result in zip(requests, results, strict=True):
             if isinstance(result, DagrelayError):
                 self._fail(request, result, lost)
@@ -389,7 +390,7 @@ class Broker:
             match request.operation:
                 case FinishAttempt() as outcome:
                     for entry in outcome.entries:
-                        self.cache.commit(outcome.instance, outcome.attempt, entry)
+                        commit(outcome.instance, outcome.attempt, entry)
                     if request.book is not None and not request.book.is_pipelined:
                         done.setdefault(request.book, []).append(outcome)
                 case PutEntries() as put:
@@ -401,7 +402,7 @@ class Broker:
                     self.cache.forget_run(deleted.run_id)
                 case _:
                     pass
-            if self._followers.are_there:
+            if is_followed:
                 self._followers.tell(request, result)
             if request.reply is not None:
                 request.reply.answer(result)
