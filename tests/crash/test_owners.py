@@ -148,7 +148,11 @@ def test_a_deleted_lock_file_lets_no_two_write(nursery: Nursery, quick_folder: P
     assert told["error"] == "StaleOwnerError", told
 
 
-@pytest.mark.parametrize(("pid", "is_told"), [(os.getpid(), True), (1, True), (10**30, True), (None, False)])
+@pytest.mark.parametrize(
+    ("pid", "is_told"),
+    [(os.getpid(), True), (1, True), (10**30, True), (None, False)],
+    ids=["this", "the first", "none there can be", "ended"],
+)
 async def test_a_name_of_a_process_that_has_ended_is_no_name(quick_folder: Path, pid: int | None, *, is_told: bool) -> None:
     """The holder has not signed yet; what stands there is the name of the one before."""
     if pid is None:
