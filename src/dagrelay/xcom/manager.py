@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import attrs
 
-from dagrelay.errors import InvalidIdError, TaskNotFoundError, XComNotFoundError
+from dagrelay.errors import InvalidIdError, RuntimeClosedError, TaskNotFoundError, XComNotFoundError
 from dagrelay.ids import check_key, check_run_id, check_task_id
 from dagrelay.model.missing import MISSING
 from dagrelay.model.policies import Limits
@@ -50,6 +51,14 @@ class XComManager:
         self._broker = broker
         self._door = door
         self._limits = limits
+        self._thread_id = threading.get_ident()
+
+    def _check_thread(self) -> None:
+        if threading.get_ident() != self._thread_id:
+            raise RuntimeClosedError(
+                "runtime.xcom was used outside the thread and event loop that entered the runtime; from a worker thread of its "
+                "own call anyio.from_thread.run(runtime.xcom.pull, ...)"
+            )
 
     @property
     def limits(self) -> Limits:
@@ -79,6 +88,7 @@ class XComManager:
 
         Cancellation: once the call has begun to wait, the value may be stored all the same.
         """
+        self._check_thread()
         instance = _instance(run_id, task_id, map_index)
         key = check_key(key)
         # The snapshot comes before the first checkpoint; its place in the timeline after it, once the run's page is open.
@@ -127,6 +137,7 @@ class XComManager:
 
         Cancellation: nothing is left behind.
         """
+        self._check_thread()
         instance = _instance(run_id, task_id, map_index)
         key = check_key(key)
         (found,) = await self._broker.reader.lookup([Lookup(instance=instance, key=key)])
@@ -138,6 +149,7 @@ class XComManager:
 
     async def pull_many(self, run_id: str, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Any]:
         """Return the values of unmapped (task id, key) pairs that are there, as one read; the others are left out."""
+        self._check_thread()
         run_id = check_run_id(run_id)
         lookups = [Lookup(instance=InstanceKey(run_id, check_task_id(task), None), key=check_key(key)) for task, key in wanted]
         found = await self._broker.reader.lookup(lookups)
@@ -165,6 +177,7 @@ class XComManager:
 
         Cancellation: nothing is left behind.
         """
+        self._check_thread()
         run_id, task_id = check_run_id(run_id), check_task_id(task_id)
         plan = dag.plan(limits=self._limits)
         if task_id not in plan.index:
@@ -180,6 +193,7 @@ class XComManager:
 
         Cancellation: once the call has begun to wait, the entries may be deleted all the same.
         """
+        self._check_thread()
         run_id, task_id = check_run_id(run_id), check_task_id(task_id)
         key = None if key is None else check_key(key)
         book = await self._broker.book(run_id)
@@ -208,6 +222,7 @@ class XComManager:
 
         Cancellation: nothing is left behind.
         """
+        self._check_thread()
         tasks = None if task_id is None else [check_task_id(task_id)]
         rows = await self._store.entries(
             check_run_id(run_id), task_ids=tasks, prefix=prefix, all_attempts=all_attempts, with_values=include_values
