@@ -41,6 +41,10 @@ class TaskDefaults(TypedDict, total=False):
     """Name of the serializer, registered with the runtime, for what the task pushes; None is the runtime's own."""
     description: str
     """A few words for people; the first line of the handler's docstring by default."""
+    pool: str | None
+    """Name of one of `Limits.pools`, of whose slots each attempt takes one; None, the default, for no pool."""
+    priority: int
+    """Among attempts that wait for a slot, those of higher priority go first; 0 by default."""
 
 
 class TaskOptions(TaskDefaults, total=False):
@@ -50,6 +54,11 @@ class TaskOptions(TaskDefaults, total=False):
     """Upstream tasks, or their ids, besides those whose values are read."""
     bind: Mapping[str, Any]
     """Parameter name -> constant, reference or `template(...)`; it comes before the parameter's default."""
+    after_start: NamedTask | str | Iterable[NamedTask | str]
+    """Tasks whose first attempt must have started, as to read a stream of theirs; their outcomes don't matter to the trigger
+    rule, but for one that ended without ever starting."""
+    max_concurrency: int | None
+    """How many elements of a mapped task run at once; None, the default, for as many as the runtime and the DAG allow."""
 
 
 DEFAULT_NAMES: Final = frozenset(TaskDefaults.__annotations__)
@@ -85,6 +94,12 @@ class TaskSettings:
     """A few words; None if it has none of its own."""
     config: Mapping[str, Any] | None = None
     """Its config, as written."""
+    pool: str | None = None
+    """The pool that its attempts take a slot of."""
+    priority: int = 0
+    """Who goes first."""
+    max_concurrency: int | None = None
+    """How many of its elements run at once."""
 
 
 def unknown_options(names: Iterable[str], known: frozenset[str]) -> str:
@@ -164,6 +179,24 @@ def _name(value: Any) -> str | None:
     return value
 
 
+def _pool(value: Any) -> str | None:
+    if value is not None and not (isinstance(value, str) and value):
+        raise TypeError("it must be the name of a pool, or None")
+    return value
+
+
+def _priority(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError("it must be a whole number")
+    return value
+
+
+def _max_concurrency(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise TypeError("it must be a whole number >= 1, or None")
+    return cast("int | None", value)
+
+
 def _config(value: Any) -> Mapping[str, Any] | None:
     if value is None:
         return None
@@ -182,6 +215,9 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "missing": _missing,
     "serializer": _name,
     "description": _text,
+    "pool": _pool,
+    "priority": _priority,
+    "max_concurrency": _max_concurrency,
 }
 
 

@@ -88,6 +88,14 @@ class PlannedTask:
     """Name of its serializer; None is the runtime's own."""
     description: str
     """A few words for people."""
+    pool: str | None = None
+    """The pool that each attempt takes a slot of."""
+    priority: int = 0
+    """Who goes first among those that wait for a slot."""
+    max_concurrency: int | None = None
+    """How many elements of a mapped task run at once; None for no limit of its own."""
+    after_start: tuple[int, ...] = ()
+    """Tasks whose first attempt must have started before this one may, rising; none of them is among `upstream`."""
 
 
 @attrs.frozen(kw_only=True, eq=False)

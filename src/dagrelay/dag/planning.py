@@ -329,6 +329,9 @@ def _planned(index: int, draft: _Draft, binding: Binding, upstream: tuple[int, .
         missing=settings.missing,
         serializer=settings.serializer,
         description=signature.description if settings.description is None else settings.description,
+        pool=settings.pool,
+        priority=settings.priority,
+        max_concurrency=settings.max_concurrency,
     )
 
 

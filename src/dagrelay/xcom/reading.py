@@ -48,6 +48,11 @@ class Reader:
             raise RuntimeClosedError from None
         return await request.reply.wait()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is read, as the runtime has been left."""
+        return self._mailbox.is_closed
+
     def statistics(self) -> MailboxStatistics:
         """Return what waits to be read."""
         return self._mailbox.statistics()

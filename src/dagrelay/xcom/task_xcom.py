@@ -92,7 +92,8 @@ class TaskXCom:
     """Push, pull, list and delete XComs from within a handler.
 
     What an attempt pushes is seen by other tasks once it has succeeded; by itself at once. Every method may be called from the
-    runtime's loop only; a sync handler, which runs in a worker thread, calls `anyio.from_thread.run(ctx.xcom.push, ...)`.
+    runtime's loop only; a sync handler, which runs in a worker thread, calls `anyio.from_thread.run(ctx.xcom.push, ...)`. Kept
+    beyond its attempt it writes nothing more (StaleAttemptError), and reads until the runtime is left (RuntimeClosedError).
     """
 
     def __init__(self, data: RunData, index: int, attempt: AttemptFacts) -> None:
@@ -254,7 +255,7 @@ class TaskXCom:
 
         Cancellation: nothing is left behind.
         """
-        self._check_thread()
+        self._check_readable()
         key = check_key(key)
         if isinstance(task, (str, Task)):
             index = self._upstream_index(task)
@@ -277,7 +278,7 @@ class TaskXCom:
 
         Cancellation: nothing is left behind.
         """
-        self._check_thread()
+        self._check_readable()
         lookup = Lookup(instance=self._instance, key=check_key(key), slots=(self._attempt.number, TASK_LIFETIME, OUTSIDE))
         (found,) = await self._data.broker.find([lookup])
         return await self._value(self._index, key, found, default, as_type)
@@ -290,7 +291,7 @@ class TaskXCom:
 
         Cancellation: nothing is left behind.
         """
-        self._check_thread()
+        self._check_readable()
         data = self._data
         if data.book.is_pipelined:
             await data.broker.barrier()  # What the run's own tasks may see already is then on disk, where this reads.
@@ -302,7 +303,7 @@ class TaskXCom:
 
         Cancellation: nothing is left behind.
         """
-        self._check_thread()
+        self._check_readable()
         rows = await self._data.store.entries(self._instance.run_id, task_ids=[self._instance.task_id], all_attempts=True)
         number = self._attempt.number
         rank = {"attempt": 0, "task": 1, "run": 2}
@@ -345,6 +346,11 @@ class TaskXCom:
         self._check_thread()
         if self._attempt.is_over:
             raise StaleAttemptError(self._instance.run_id, self._instance.task_id, self._attempt.number)
+
+    def _check_readable(self) -> None:
+        self._check_thread()
+        if self._data.broker.reader.is_closed:
+            raise RuntimeClosedError  # Also of what is still in memory: whether a value is there must not depend on a cache.
 
     def _check_thread(self) -> None:
         if threading.get_ident() != self._data.thread_id:
