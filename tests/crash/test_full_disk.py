@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
+import shutil
 import sqlite3
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import pytest
@@ -17,7 +23,6 @@ from tests.crash.workload import Acks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.crash.judging import Values
     from tests.crash.nursery import Nursery
@@ -31,6 +36,8 @@ ROOMS = {
     "shim": (1, 2, 5, 9, 30, 60, 100),
 }
 """How the disk is full -> how much room there is: pages, bytes of a file, operations."""
+_ROOT: Final = Path(__file__).parents[2]
+_MOUNT: Final = 'mount -t tmpfs -o size=2m tmpfs "$1" && shift && exec "$@"'
 
 
 @pytest.mark.parametrize("how", ROOMS)
@@ -78,3 +85,61 @@ def test_a_failed_write_to_a_file_at_its_limit_is_a_full_disk(
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
     assert type(store_error(str(path), error)) is expected_class
+
+
+@pytest.mark.parametrize(
+    ("error", "expected_class"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), StoreFullError),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), StoreFullError),
+        (OSError(errno.EIO, "Input/output error"), StoreError),
+    ],
+)
+def test_a_full_disk_is_one_beside_sqlite_too(tmp_path: Path, error: OSError, expected_class: type[StoreError]) -> None:
+    """The lock's file is written without SQLite."""
+    assert type(store_error(str(tmp_path / "runs.db"), error)) is expected_class
+
+
+@pytest.mark.parametrize("folder", [".", "nowhere"])
+def test_an_index_that_can_not_grow_is_no_full_disk_where_there_is_room(tmp_path: Path, folder: str) -> None:
+    """Where there is none stands in the test of a disk that is full; where nobody can tell, it is told as it is."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    assert type(store_error(str(tmp_path / folder / "runs.db"), error)) is StoreError
+
+
+def way_to_mount(folder: Path) -> list[str] | None:
+    """Return a command that runs another one in a mount namespace of its own; None where nobody lets us have one."""
+    ways = [["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"]]
+    if os.environ.get("DAGRELAY_REQUIRE_ALL") == "1":
+        ways.append(["sudo", "--non-interactive", "unshare", "--mount"])  # Some CI allows this and no other.
+    for way in ways:
+        if shutil.which(way[0]) is not None:
+            tried = subprocess.run([*way, "sh", "-c", _MOUNT, "sh", folder, "true"], capture_output=True, timeout=20, check=False)
+            if tried.returncode == 0:
+                return way
+    return None
+
+
+@pytest.mark.timeout(300)
+def test_a_run_on_a_small_disk_goes_on_when_there_is_room(
+    tmp_path: Path, is_full: bool, figure: Callable[[str], None], missing: Callable[[str], None]
+) -> None:
+    """A file system of 2 MB, filled by another file while the store is open or before: told as full, read, and gone on with."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    way = way_to_mount(disk)
+    if way is None:
+        missing("a way to mount a small disk (`unshare --mount`, as root or with user namespaces)")
+        return
+    program = [sys.executable, "-B", "-m", "tests.crash.small_disk", str(disk), str(tmp_path / "acks"), "1" if is_full else "5"]
+    command = [*way, "sh", "-c", _MOUNT, "sh", str(disk), *program]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    runs = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(runs) == (64 if is_full else 13)
+    for told in runs:
+        assert told["errors"] == ["StoreFullError"], told
+        assert told["lost"] == [], told
+    acked = sum(told["acked"] for told in runs)
+    figure(f"G20 {len(runs)} runs on a file system of 2 MB: all stopped by it, {acked} acked, 0 lost, all went on")
