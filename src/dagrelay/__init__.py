@@ -57,6 +57,7 @@ from dagrelay.model.events import XComPushed as XComPushed
 from dagrelay.model.policies import Durability as Durability
 from dagrelay.model.policies import Limits as Limits
 from dagrelay.model.policies import MissingPolicy as MissingPolicy
+from dagrelay.model.policies import Pool as Pool
 from dagrelay.model.policies import RetryPolicy as RetryPolicy
 from dagrelay.model.policies import XComOptions as XComOptions
 from dagrelay.model.records import ErrorRecord as ErrorRecord
@@ -98,6 +99,7 @@ __all__ = (
     "MissingPolicy",
     "MissingReferenceError",
     "NotUpstreamError",
+    "Pool",
     "ProcessForkedError",
     "RetryAfter",
     "RetryPolicy",

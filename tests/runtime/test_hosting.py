@@ -30,6 +30,14 @@ name: ContextVar[str] = ContextVar("name", default="unset")
 ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
+@attrs.frozen
+class Demands:
+    """As much of a task as a host sees."""
+
+    pool: str | None = None
+    priority: int = 0
+
+
 @attrs.define(eq=False)
 class Piece:
     """As much of an attempt as a host sees, around any coroutine."""
@@ -39,7 +47,9 @@ class Piece:
     on_end: Callable[[Attempt, bool], None]
     instance: InstanceKey = attrs.field(factory=lambda: InstanceKey("run", "a", None))
     number: int = 1
+    task: Demands = attrs.field(factory=Demands)
     scope: anyio.CancelScope | None = None
+    slot_keeper: object = None
     on_cancel: Callable[[Any], None] | None = None
     cancel_reason: CancelReason | None = None
     is_closed: bool = False

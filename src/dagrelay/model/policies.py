@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 from attrs import validators
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from random import Random
 
-__all__ = ("Durability", "Limits", "MissingPolicy", "RetryPolicy", "XComOptions")
+__all__ = ("Durability", "Limits", "MissingPolicy", "Pool", "RetryPolicy", "XComOptions")
 
 _KIB = 1024
 _MIB = 1024 * 1024
@@ -74,6 +76,59 @@ def _positive(minimum: int = 1) -> Callable[[Any, attrs.Attribute[Any], Any], No
     return validators.and_(validators.instance_of(int), validators.ge(minimum))
 
 
+def _check_slots(_pool: Pool, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{attribute.name} of a Pool must be a whole number >= 1, not {value!r}")
+
+
+def _check_rate(_pool: Pool, _attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (type(value) not in {int, float} or not 0 < value < inf):
+        raise ValueError(f"per_s of a Pool must be a number of starts a second above 0, or None for no rate, not {value!r}")
+
+
+@attrs.frozen
+class Pool:
+    """A resource that tasks share: how many attempts use it at once, and how many start in a second.
+
+    Name it in the runtime's limits, and have tasks take their slots from it:
+
+        limits = Limits(pools={"database": 4, "api": Pool(2, per_s=10, burst=5)})
+
+        @dag.task(pool="api")
+        async def fetch() -> str: ...
+
+    An attempt holds its pool's slot as long as its slot of the runtime: until it ends, or parks to wait for something.
+    """
+
+    slots: int = attrs.field(validator=_check_slots)
+    """Attempts that use it at once."""
+    per_s: float | None = attrs.field(default=None, kw_only=True, validator=_check_rate)
+    """Attempts that start in a second, on average (a retry is a start as well); None, the default, for no rate."""
+    burst: int = attrs.field(default=1, kw_only=True, validator=_check_slots)
+    """Attempts that may start at once after a quiet while, where there is a rate."""
+
+
+def _as_pools(pools: Mapping[str, int | Pool]) -> Mapping[str, Pool]:
+    given: Any = pools
+    if not isinstance(given, Mapping):
+        raise TypeError(f"pools must be a mapping of names to slots or Pools, not {type(pools).__name__}")
+    return {_pool_name(name): _as_pool(name, pool) for name, pool in pools.items()}
+
+
+def _pool_name(name: Any) -> str:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"pools has the name {name!r}; name a pool by a text that is not empty")
+    return name
+
+
+def _as_pool(name: str, pool: Any) -> Pool:
+    if isinstance(pool, Pool):
+        return pool
+    if type(pool) is not int or pool < 1:
+        raise ValueError(f"pools[{name!r}] must be a Pool, or a whole number of slots >= 1, not {pool!r}")
+    return Pool(pool)
+
+
 @attrs.frozen(kw_only=True)
 class Limits:
     """Bounds that keep one task from taking the process down; all on by default, and an error names the one it met."""
@@ -102,8 +157,8 @@ class Limits:
     """Most instances of a mapped task."""
     max_interruptions: int = attrs.field(default=20, validator=_positive(0))
     """How often a task may be interrupted before it counts as failed."""
-    pools: Mapping[str, int] = attrs.field(factory=dict[str, int])
-    """Slots by name of pool."""
+    pools: Mapping[str, Pool] = attrs.field(factory=dict[str, Pool], converter=_as_pools)
+    """What tasks share, by name; a number stands for a Pool with so many slots."""
 
 
 @attrs.frozen(kw_only=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from enum import StrEnum
 from functools import partial
 from math import inf
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 import anyio.to_thread
@@ -39,7 +41,7 @@ from dagrelay.xcom.door import placed
 from dagrelay.xcom.task_xcom import TaskXCom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mapping
     from contextvars import Context
 
     from dagrelay.dag.plan import PlannedTask, Read
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from dagrelay.xcom.cache import Encoded
     from dagrelay.xcom.task_xcom import RunData
 
-__all__ = ("Attempt", "CancelReason", "RunFacts", "error_record")
+__all__ = ("CARRIED", "Attempt", "CancelReason", "RunFacts", "SlotKeeper", "error_record")
 
 _NEVER_RETRIED: Final = (XComTooLargeError, XComSerializationError)
 """What no further attempt mends."""
@@ -90,6 +92,22 @@ class RunFacts:
     """Worker threads for sync handlers."""
 
 
+class SlotKeeper(Protocol):
+    """What an attempt asks of its host when it parks."""
+
+    def leave_slot(self, attempt: Attempt) -> None:
+        """Give the attempt's slot to others."""
+        ...
+
+    async def regain_slot(self, attempt: Attempt) -> None:
+        """Wait for a slot for the attempt."""
+        ...
+
+
+CARRIED: Final[ContextVar[Attempt | None]] = ContextVar("dagrelay_carried", default=None)
+"""The attempt whose handler runs here; None outside of handlers."""
+
+
 class Attempt:
     """One try of one task; carried out once, by one host.
 
@@ -107,6 +125,7 @@ class Attempt:
     cancel_reason: CancelReason | None = None
     scope: anyio.CancelScope | None = None
     on_cancel: Callable[[Attempt], None] | None = None
+    slot_keeper: SlotKeeper | None = None
     error: BaseException | None = None
     is_closed: bool = False
     _is_start_written = False
@@ -163,6 +182,25 @@ class Attempt:
                 instance=self.instance, attempt=self.number, started_us=self._started_us, seq=self._start_seq
             )
             self.run.data.broker.cast(self.run.data.book, operation)
+
+    @asynccontextmanager
+    async def parked(self) -> AsyncGenerator[None]:
+        """Hold no slot inside, as while the handler waits for others; leaving waits for one.
+
+        Where several tasks of one handler are in it at once, the slot comes back when the last of them leaves.
+
+        Cancellation: of the attempt: it ends without a slot. Of less, as by a timeout in the handler: once the slot is back.
+        """
+        keeper = self.slot_keeper
+        if keeper is None:  # It has ended, and what it left behind holds no slot.
+            yield
+            return
+        self.ensure_started()
+        keeper.leave_slot(self)
+        try:
+            yield
+        finally:
+            await keeper.regain_slot(self)  # noqa: ASYNC102, ASYNC119 - it shields itself from all but the attempt's cancellation
 
     def cancel(self, reason: CancelReason) -> None:
         """Cancel the handler. The first reason stands; later ones change nothing."""
@@ -225,14 +263,19 @@ class Attempt:
             raise _InputError(error) from error
         if task.is_async:
             handler = self._handler = task.handler(*args, **kwargs)
-            return await drive(handler, run.context.copy(), self._suspended)
+            return await drive(handler, self._own_context(), self._suspended)
         # A thread can't be cancelled: on timeout or cancel it is left to end by itself, and what it pushes then is refused.
         call = partial(_boxed, partial(task.handler, *args, **kwargs))
         work = anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=run.threads)
-        ended = await drive(work, run.context.copy(), self._suspended)
+        ended = await drive(work, self._own_context(), self._suspended)
         if isinstance(ended, _Raised):
             raise ended.error
         return ended
+
+    def _own_context(self) -> Context:
+        context = self.run.context.copy()
+        context.run(CARRIED.set, self)
+        return context
 
     def _fill(self, values: Mapping[Any, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         run, task = self.run, self.task

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -21,9 +22,9 @@ from dagrelay.log import get_logger
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
-    from dagrelay.runtime.admission import Admission
+    from dagrelay.runtime.admission import Admission, Place
     from dagrelay.runtime.attempt import Attempt
-    from dagrelay.runtime.timers import Timers
+    from dagrelay.runtime.timers import Timer, Timers
 
 __all__ = ("Hosting", "HostingStatistics")
 
@@ -39,6 +40,20 @@ class HostingStatistics:
     """Host tasks alive."""
     idle: int
     """Those without an attempt."""
+    parked: int
+    """Attempts without a slot, as they wait for others."""
+
+
+@attrs.define(eq=False)
+class _Parked:
+    """An attempt that has started and holds no slot."""
+
+    depth: int = 1
+    """How many of its handler's tasks wait for others."""
+    place: Place[Attempt] | None = None
+    """Where it waits to go on; None while it does not."""
+    is_decided: anyio.Event = attrs.field(factory=anyio.Event)
+    """Set when it needn't wait to go on any longer."""
 
 
 class Hosting:
@@ -62,6 +77,10 @@ class Hosting:
         self._is_one_coming = False
         self._is_closed = False
         self._on_asyncio = False
+        # Invariant: an attempt that has started and not ended holds a slot if and only if it is not here. (test_slots: model)
+        self._parked: dict[Attempt, _Parked] = {}
+        self._token_timer: Timer | None = None
+        self._token_at = inf
 
     def open(self, task_group: TaskGroup) -> None:
         """Take the task group to spawn hosts in."""
@@ -76,13 +95,17 @@ class Hosting:
 
     def submit(self, attempt: Attempt) -> None:
         """Queue an attempt."""
-        self._admission.add(attempt.owner, attempt)
+        task = attempt.task
+        self._admission.add(attempt.owner, attempt, task.pool, task.priority)
         if not self._is_one_coming:
             self.wake()
 
     def wake(self) -> None:
         """Have a host look for work, if there is some and none is looking."""
-        if self._is_one_coming or not self._admission.has_grantable:
+        if self._is_one_coming:
+            return
+        if not self._admission.has_grantable:
+            self._await_token()
             return
         self._is_one_coming = True
         if self._idle:
@@ -92,8 +115,89 @@ class Hosting:
             self._hosts += 1
             self._task_group.start_soon(self._host, name=f"host {self._hosts}")
 
+    def _await_token(self) -> None:
+        """Look again when a pool's rate lets the next one start, if that is all that somebody waits for."""
+        due = self._admission.next_token_at
+        if due is None or due >= self._token_at:
+            return
+        if self._token_timer is not None:
+            self._token_timer.cancel()
+        self._token_at = due
+        self._token_timer = self._timers.after(due - anyio.current_time(), self._take_token)
+
+    def _take_token(self) -> None:
+        self._token_timer, self._token_at = None, inf
+        self.wake()
+
+    # ------------------------------------------------------------------------------------------------------- parked
+
+    def leave_slot(self, attempt: Attempt) -> None:
+        """Give the slots of a running attempt to others, as it waits for something; each call is followed by `regain_slot`."""
+        if attempt.slot_keeper is None:
+            return  # It has ended meanwhile, and somebody it left behind waits.
+        parked = self._parked.get(attempt)
+        if parked is None:
+            self._parked[attempt] = _Parked()
+            self._release(attempt)
+            self.wake()
+        else:
+            parked.depth += 1
+            self._decide(parked)  # Another of its tasks was about to go on; it does, and needs no slot while this one waits.
+
+    async def regain_slot(self, attempt: Attempt) -> None:
+        """Wait for slots for a parked attempt, ahead of those that never started; whoever frees one hands it over.
+
+        Cancellation: of the attempt, or a native one: it goes on without a slot. Any other waits for the next checkpoint.
+        """
+        parked = self._parked.get(attempt)
+        if parked is None:
+            return
+        parked.depth -= 1
+        if parked.depth:
+            return
+        if attempt.cancel_reason is None:
+            task = attempt.task
+            parked.is_decided = anyio.Event()
+            parked.place = self._admission.come_back(attempt.owner, attempt, task.pool, task.priority)
+            self._let_go_on()
+            try:
+                if not parked.is_decided.is_set():
+                    with anyio.CancelScope(
+                        shield=True
+                    ):  # A part of the handler that was cancelled does not run on without a slot.
+                        await parked.is_decided.wait()
+            finally:
+                self._decide(parked)
+        if attempt.cancel_reason is not None:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+
+    def _let_go_on(self) -> None:
+        """Hand free slots to those that wait to go on."""
+        while (attempt := self._admission.take_back()) is not None:
+            parked = self._parked.pop(attempt)
+            parked.place = None
+            parked.is_decided.set()
+
+    def _decide(self, parked: _Parked) -> None:
+        """Have an attempt that may wait to go on do so without a slot."""
+        if parked.place is not None:
+            self._admission.give_up(parked.place)
+            parked.place = None
+            parked.is_decided.set()
+
+    def _release(self, attempt: Attempt) -> None:
+        """Take an attempt's slots back."""
+        self._admission.release(attempt.owner, attempt.task.pool)
+        if self._admission.has_returning:
+            self._let_go_on()
+
+    # ------------------------------------------------------------------------------------------------------ patience
+
     def _watch(self, attempt: Attempt) -> None:
-        """Watch that a cancelled attempt ends, whoever cancelled it."""
+        """Watch that a cancelled attempt ends, whoever cancelled it; it waits for no slot any longer."""
+        parked = self._parked.get(attempt)
+        if parked is not None:
+            self._decide(parked)
         self._timers.after(self._grace_s, lambda: self._warn_if_alive(attempt))
 
     def _warn_if_alive(self, attempt: Attempt) -> None:
@@ -149,6 +253,7 @@ class Hosting:
             attempt = self._admission.take()
             if attempt is None:
                 steps = 0
+                self._await_token()
                 if not await self._rest():
                     return False
                 continue
@@ -163,8 +268,8 @@ class Hosting:
 
     async def _rest(self) -> bool:
         """Wait for work; return False once closed."""
-        if self._is_closed:
-            return False
+        if self._is_closed or self._hosts > self._admission.slots + len(self._parked):
+            return False  # More than that are never needed, but for those who carry parked attempts.
         event = anyio.Event()
         self._idle.append(event)
         try:
@@ -178,7 +283,7 @@ class Hosting:
 
     async def _carry(self, attempt: Attempt, scope: anyio.CancelScope) -> None:
         attempt.scope = scope
-        attempt.on_cancel = self._watch
+        attempt.on_cancel, attempt.slot_keeper = self._watch, self
         is_taken = False
         try:
             is_taken = await attempt.carry_out(self.wake)
@@ -186,13 +291,17 @@ class Hosting:
             # An attempt judges whatever its handler raises, so this is a bug of ours; its run is told.
             get_logger().exception("attempt.lost", run_id=attempt.instance.run_id, task_id=attempt.instance.task_id)
         finally:
-            attempt.scope = attempt.on_cancel = None
-            self._admission.release(attempt.owner)
+            attempt.scope = attempt.on_cancel = attempt.slot_keeper = None
+            parked = self._parked.pop(attempt, None)
+            if parked is None:
+                self._release(attempt)
+            else:
+                self._decide(parked)
             attempt.on_end(attempt, is_taken)
 
     def statistics(self) -> HostingStatistics:
         """Return the hosts."""
-        return HostingStatistics(hosts=self._hosts, idle=len(self._idle))
+        return HostingStatistics(hosts=self._hosts, idle=len(self._idle), parked=len(self._parked))
 
 
 def _is_spoilt(task: asyncio.Task[Any] | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ import anyio.lowlevel
 
 from dagrelay.cancellation import to_its_end
 from dagrelay.dag.params import complete_params
-from dagrelay.errors import RunStateError, RuntimeClosedError, StoreReadOnlyError, TaskNotFoundError
+from dagrelay.errors import DAGValidationError, RunStateError, RuntimeClosedError, StoreReadOnlyError, TaskNotFoundError
 from dagrelay.ids import check_run_id
 from dagrelay.model.states import FINISHED_RUN_STATES, RunState
+from dagrelay.runtime.attempt import CARRIED
 from dagrelay.runtime.history import unknown_run
 from dagrelay.runtime.launching import Launch, check_same_run, create, reopen
 from dagrelay.runtime.leftovers import cancel_stored
@@ -20,9 +22,11 @@ from dagrelay.runtime.result import RunResult, conclude, result_of_image, result
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from dagrelay.dag.definition import DAG
     from dagrelay.dag.plan import Plan
+    from dagrelay.model.policies import Pool
     from dagrelay.runtime.scheduler import Scheduler
     from dagrelay.runtime.services import Services
     from dagrelay.runtime.supervision import Supervisor
@@ -61,7 +65,7 @@ class Runs:
         self._check_accepting()
         await anyio.lowlevel.checkpoint_if_cancelled()
         services = self._services
-        plan = dag.plan(limits=services.limits)
+        plan = self._plan(dag)
         given = complete_params(plan, params or {})
         if run_id is None:
             fresh = services.environment.new_run_id()
@@ -85,7 +89,7 @@ class Runs:
         Cancellation: as for `launch`.
         """
         self._check_accepting()
-        plan = dag.plan(limits=self._services.limits)
+        plan = self._plan(dag)
         if clear_from is not None and clear_from not in plan.index:
             raise TaskNotFoundError(plan.dag_id, clear_from, get_close_matches(clear_from, plan.task_ids))
         run_id = check_run_id(run_id)
@@ -104,6 +108,18 @@ class Runs:
             if clear_from is None and stored.run.state is RunState.FAILED:
                 raise RunStateError(run_id, RunState.FAILED, "use runtime.retry(run_id, task_id, dag) to go on with it")
             return await self._reopen(run_id, plan, clear_from)
+
+    def _plan(self, dag: DAG) -> Plan:
+        limits = self._services.limits
+        plan = dag.plan(limits=limits)
+        problems = [
+            _unknown_pool(task.task_id, task.pool, limits.pools)
+            for task in plan.tasks
+            if task.pool is not None and task.pool not in limits.pools
+        ]
+        if problems:
+            raise DAGValidationError(plan.dag_id, problems)
+        return plan
 
     async def _reopen(self, run_id: str, plan: Plan, clear_from: str | None) -> Launch:
         image = await self._services.store.load_run(run_id)
@@ -162,12 +178,13 @@ class Runs:
         """
         scheduler = launch.scheduler
         if scheduler is not None:
-            try:
-                await scheduler.ended.wait()
-            except BaseException:
-                if launch.is_owner:
-                    await self._interrupt(launch)  # noqa: ASYNC102 - it shields itself
-                raise
+            async with _parked():
+                try:
+                    await scheduler.ended.wait()
+                except BaseException:
+                    if launch.is_owner:
+                        await self._interrupt(launch)  # noqa: ASYNC102 - it shields itself
+                    raise
         return await self.result(launch, raise_on_failure=raise_on_failure)
 
     async def result(self, launch: Launch, *, raise_on_failure: bool) -> RunResult:
@@ -177,7 +194,9 @@ class Runs:
         """
         scheduler = launch.scheduler
         if scheduler is not None:
-            await scheduler.ended.wait()
+            if not scheduler.ended.is_set():
+                async with _parked():
+                    await scheduler.ended.wait()
             result = await result_of_scheduler(self._services, scheduler)
             return conclude(result, scheduler.failure, raise_on_failure=raise_on_failure)
         image = await self._services.store.load_run(launch.run_id)
@@ -223,3 +242,19 @@ class Runs:
         """
         while self._live:
             await next(iter(self._live.values())).ended.wait()
+
+
+def _parked() -> AbstractAsyncContextManager[None]:
+    """Give the slot back for as long as a handler waits for a run, as that one's tasks need slots too."""
+    attempt = CARRIED.get()
+    return nullcontext() if attempt is None else attempt.parked()
+
+
+def _unknown_pool(task_id: str, pool: str, pools: Mapping[str, Pool]) -> str:
+    near = get_close_matches(pool, pools)
+    guess = f" (did you mean {near[0]!r}?)" if near else ""
+    known = f"it has {', '.join(sorted(pools))}" if pools else "it has none"
+    return (
+        f"task {task_id!r} names the pool {pool!r}, which the runtime does not have{guess}; {known}. "
+        f"Add it by Runtime(limits=Limits(pools={{{pool!r}: ...}}))"
+    )

@@ -163,7 +163,7 @@ class Runtime:
     def _make_services(self) -> Services:
         broker = Broker(self._store, self._limits)
         timers = Timers()
-        admission: Admission[Attempt] = Admission(self._max_concurrency)
+        admission: Admission[Attempt] = Admission(self._max_concurrency, self._limits.pools)
         return Services(
             store=self._store,
             broker=broker,

@@ -21,6 +21,7 @@ from dagrelay.xcom.manager import upstream_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from dagrelay.dag.plan import Plan
     from dagrelay.model.records import XComEntry
@@ -54,6 +55,10 @@ class AttemptFacts(Protocol):
 
     def ensure_started(self) -> None:
         """Have its start recorded before anything it writes."""
+        ...
+
+    def parked(self) -> AbstractAsyncContextManager[None]:
+        """Hold no slot inside; leaving it waits for one."""
         ...
 
 
