@@ -225,7 +225,7 @@ GUARDS: tuple[Guard, ...] = (
         name="checksum of instances",
         promise="G19: no silent wrong state",
         file="stores/sqlite/rows.py",
-        safe="if instance_checksum(fields) != found[-1]:",
+        safe="if instance_checksum(found[:13], found[14:]) != found[13]:",
         unsafe="if False:",
         tests=(f"{_DAMAGE}::test_a_changed_row_is_told",),
     ),
@@ -346,7 +346,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         name="entries unseen while their attempt runs",
         promise="G5: readers outside the run see of a running attempt what it has published",
-        file="stores/rules.py",
+        file="stores/entry_rules.py",
         safe="return entry.published and entry.attempt == row.attempt and row.state in LIVE_TASK_STATES",
         unsafe="return entry.attempt == row.attempt and row.state in LIVE_TASK_STATES",
         tests=(

@@ -16,8 +16,11 @@ __all__ = (
     "XComError",
     "XComNotFoundError",
     "XComSerializationError",
+    "XComStreamError",
     "XComTooLargeError",
     "XComTypeError",
+    "XComWaitError",
+    "XComWaitTimeoutError",
 )
 
 
@@ -34,18 +37,24 @@ class XComNotFoundError(XComError, LookupError):
         task_id: str,
         key: str,
         *,
+        map_index: int | None = None,
         state: str | None = None,
         near: Sequence[str] = (),
         hint: str = "",
     ) -> None:
-        """Take where it was looked for, the task's `state` if known, near names and a hint."""
+        """Take where it was looked for, the `state` of the task or element if known, near names and a hint."""
         self.run_id = run_id
         self.task_id = task_id
+        self.map_index = map_index
         self.key = key
         self.state = state
         self.near: tuple[str, ...] = tuple(near)
-        parts = [f"no XCom {key!r} of task {task_id!r} in run {run_id!r}"]
-        parts.append(f" (the task is {state!s})" if state else " (the run has no such task)")
+        whose = f"task {task_id!r}" if map_index is None else f"element {map_index} of task {task_id!r}"
+        parts = [f"no XCom {key!r} of {whose} in run {run_id!r}"]
+        if state:
+            parts.append(f" (the {'task' if map_index is None else 'element'} is {state!s})")
+        elif map_index is None:
+            parts.append(" (the run has no such task)")
         if self.near:
             parts.append(f"; did you mean {' or '.join(map(repr, self.near))}?")
         if hint:
@@ -107,13 +116,26 @@ class XComTypeError(XComError, TypeError):
 
 
 class XComConflictError(XComError, ValueError):
-    """A push from outside would replace the return value of a finished task."""
+    """A value would replace what a finished task returned, what was provided before, or another item of a stream."""
 
-    def __init__(self, run_id: str, task_id: str, key: str) -> None:
-        """Take where the value stands."""
+    def __init__(self, run_id: str, task_id: str, key: str, *, is_there: bool = False, seq: int | None = None) -> None:
+        """Take where the value stands, and whether it came from outside too, to a task that has not finished.
+
+        With `seq` it is an item of a stream.
+        """
         self.run_id = run_id
         self.task_id = task_id
         self.key = key
+        self.seq = seq
+        if seq is not None:
+            super().__init__(
+                f"item {seq} can't be appended to stream {key!r} of task {task_id!r} in run {run_id!r}: what stands there, or was "
+                "passed over, is not the same"
+            )
+            return
+        if is_there:
+            super().__init__(f"task {task_id!r} of run {run_id!r} was given its {key!r} already, which can't be replaced")
+            return
         super().__init__(
             f"task {task_id!r} of run {run_id!r} has finished and its {key!r} can't be replaced: "
             "push under another key, or clear the task by retry"
@@ -129,3 +151,40 @@ class StaleAttemptError(XComError, RuntimeError):
         self.task_id = task_id
         self.attempt = attempt
         super().__init__(f"attempt {attempt} of task {task_id!r} in run {run_id!r} is over and can't write any more")
+
+
+class XComWaitError(XComError, LookupError):
+    """What a task waits for can't come any more."""
+
+    def __init__(self, task_id: str, awaited_id: str, key: str, reason: str) -> None:
+        """Take who waits, whose value it waits for, under which key, and why that can't come, as a clause."""
+        self.task_id = task_id
+        self.awaited_id = awaited_id
+        self.key = key
+        self.reason = reason
+        super().__init__(f"task {task_id!r} waits for XCom {key!r} of task {awaited_id!r}, which can't come: {reason}")
+
+
+class XComWaitTimeoutError(XComError, TimeoutError):
+    """What a task waits for did not come in time."""
+
+    def __init__(self, task_id: str, awaited_id: str, key: str, timeout_s: float) -> None:
+        """Take who waits, whose value it waits for, under which key, and how many seconds it waited."""
+        self.task_id = task_id
+        self.awaited_id = awaited_id
+        self.key = key
+        self.timeout_s = timeout_s
+        super().__init__(f"task {task_id!r} waited {timeout_s:g} s for XCom {key!r} of task {awaited_id!r}, which did not come")
+
+
+class XComStreamError(XComError, RuntimeError):
+    """A stream can't be read, or not to its end, as its producer has not succeeded."""
+
+    def __init__(self, task_id: str, producer_id: str, key: str, *, state: str | None = None, reason: str = "") -> None:
+        """Take who reads or appends, whose stream, its key, and the state in which the producer ended, or another reason."""
+        self.task_id = task_id
+        self.producer_id = producer_id
+        self.key = key
+        self.state = state
+        self.reason: str = reason or f"task {producer_id!r} is {state!s}, and what was appended has been handed out"
+        super().__init__(f"stream {key!r} of task {producer_id!r} broke off for task {task_id!r}: {self.reason}")

@@ -15,6 +15,8 @@ from dagrelay.stores.base import StoredRun as StoredRun
 from dagrelay.stores.base import StoreStatistics as StoreStatistics
 from dagrelay.stores.base import SupportsBackup as SupportsBackup
 from dagrelay.stores.memory import MemoryStore as MemoryStore
+from dagrelay.stores.operations import MESSAGE_DONE as MESSAGE_DONE
+from dagrelay.stores.operations import MESSAGES_KEPT_US as MESSAGES_KEPT_US
 from dagrelay.stores.operations import OUTSIDE as OUTSIDE
 from dagrelay.stores.operations import RETURN_VALUE as RETURN_VALUE
 from dagrelay.stores.operations import TASK_LIFETIME as TASK_LIFETIME
@@ -22,9 +24,12 @@ from dagrelay.stores.operations import CreateRun as CreateRun
 from dagrelay.stores.operations import DeleteEntries as DeleteEntries
 from dagrelay.stores.operations import DeleteRun as DeleteRun
 from dagrelay.stores.operations import FinishAttempt as FinishAttempt
+from dagrelay.stores.operations import ForkRun as ForkRun
 from dagrelay.stores.operations import MarkInstance as MarkInstance
 from dagrelay.stores.operations import NewEntry as NewEntry
+from dagrelay.stores.operations import NoteMessage as NoteMessage
 from dagrelay.stores.operations import Operation as Operation
+from dagrelay.stores.operations import Provide as Provide
 from dagrelay.stores.operations import PruneRuns as PruneRuns
 from dagrelay.stores.operations import PutEntries as PutEntries
 from dagrelay.stores.operations import ReopenRun as ReopenRun
@@ -38,6 +43,8 @@ from dagrelay.stores.sqlite.check import StoreCheck as StoreCheck
 from dagrelay.stores.sqlite.store import SqliteStore as SqliteStore
 
 __all__ = (
+    "MESSAGES_KEPT_US",
+    "MESSAGE_DONE",
     "OUTSIDE",
     "RETURN_VALUE",
     "TASK_LIFETIME",
@@ -46,11 +53,14 @@ __all__ = (
     "DeleteRun",
     "Finding",
     "FinishAttempt",
+    "ForkRun",
     "Lookup",
     "MarkInstance",
     "MemoryStore",
     "NewEntry",
+    "NoteMessage",
     "Operation",
+    "Provide",
     "PruneRuns",
     "PutEntries",
     "ReopenRun",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dagrelay.model.records import ErrorRecord, InstanceKey, Run, XComEntry
     from dagrelay.model.states import RunState, TaskState
     from dagrelay.stores.operations import Operation, StoredPlan
+    from dagrelay.stores.stream_records import StreamPage, StreamQuery
 
 __all__ = (
     "Lookup",
@@ -61,7 +62,13 @@ class StoredInstance:
     interruptions: int
     """How often it was interrupted."""
     retry_us: int | None
-    """With up_for_retry: when the next attempt may start."""
+    """With up_for_retry: when the next attempt may start. Of one that waits, or was interrupted while it did: its deadline."""
+    length: int | None = None
+    """Of a mapped task as a whole: how many elements it has; None before its expansion."""
+    follows: tuple[str, ...] | None = None
+    """Of a branch that has decided: the tasks directly downstream that are to be followed."""
+    lineage: str | None = None
+    """What the attempt has read, as compact JSON."""
 
 
 @attrs.frozen(kw_only=True)
@@ -79,7 +86,7 @@ class RunImage:
     next_seq: int
     """One above the highest `seq` stored for the run."""
     stored_bytes: int
-    """Sum of the sizes of its entries."""
+    """Sum of the sizes of its entries, and of the items of its streams."""
 
 
 @attrs.frozen(kw_only=True)
@@ -232,8 +239,16 @@ class Store(Protocol):
         """
         ...
 
+    async def stream(self, query: StreamQuery) -> StreamPage:
+        """Return how far a stream has come, a consumer's position in it, and items, all of one moment; empty if it is unknown.
+
+        Raises:
+            StoreCorruptError: a row found does not match its checksum.
+        """
+        ...
+
     async def stored_bytes(self, run_id: str) -> int:
-        """Return the sum of the sizes of a run's entries."""
+        """Return the sum of the sizes of a run's entries and of the items of its streams."""
         ...
 
     async def next_seq(self, run_id: str) -> int:
@@ -245,6 +260,27 @@ class Store(Protocol):
 
         Every change of state is in it, and the last push of each entry that still stands.
         """
+        ...
+
+    async def previous(
+        self, dag_id: str, task_id: str, key: str, *, before_run: str, limit: int
+    ) -> list[tuple[str, StoredEntry]]:
+        """Return the values of one task and key in earlier runs of a DAG, newest first, each with the id of its run.
+
+        Earlier are the runs created before `before_run`; none is if there never was such a run. Left out are those in which no
+        reader sees the entry (as for `Lookup.slots` None, of the task as a whole).
+        """
+        ...
+
+    async def attempts(self, dag_id: str, *, task_id: str | None = None) -> list[StoredInstance]:
+        """Return the touched instances of all runs of a DAG, by creation of their runs, then as `instances` has them.
+
+        Of runs that are pruned nothing is left to return.
+        """
+        ...
+
+    async def message(self, message_id: str) -> str | None:
+        """Return what has become of a message, `MESSAGE_DONE` if an operation has carried it out; None if it is not known."""
         ...
 
     async def maintain(self, *, idle: bool) -> None:

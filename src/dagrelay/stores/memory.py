@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, TypeAlias, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import anyio.lowlevel
 
@@ -18,21 +18,31 @@ from dagrelay.errors import (
 from dagrelay.model.events import TaskStateChanged
 from dagrelay.model.records import InstanceKey, from_us
 from dagrelay.model.states import FINISHED_RUN_STATES, LIVE_TASK_STATES, RunState
-from dagrelay.stores import rules
-from dagrelay.stores.base import RunImage, StoreStatistics
+from dagrelay.stores import entry_rules, rules
+from dagrelay.stores.base import Lookup, RunImage, StoreStatistics
+from dagrelay.stores.memory_tables import RunTables, matches, names
 from dagrelay.stores.operations import (
+    MESSAGE_DONE,
+    MESSAGES_KEPT_US,
     OUTSIDE,
+    TASK_LIFETIME,
+    AckItems,
+    AppendItems,
     CreateRun,
     DeleteEntries,
     DeleteRun,
     FinishAttempt,
+    ForkRun,
     MarkInstance,
+    NoteMessage,
+    Provide,
     PruneRuns,
     PutEntries,
     ReopenRun,
     SetRunState,
     StartAttempt,
 )
+from dagrelay.stores.stream_records import StreamPage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -40,50 +50,12 @@ if TYPE_CHECKING:
     from dagrelay.model.events import Event
     from dagrelay.model.records import Run, XComEntry
     from dagrelay.model.states import TaskState
-    from dagrelay.stores.base import Lookup, RunQuery, StoredEntry, StoredInstance, StoredRun
+    from dagrelay.stores.base import RunQuery, StoredEntry, StoredInstance, StoredRun
     from dagrelay.stores.operations import Operation, StoredPlan
-    from dagrelay.stores.rules import EntryRow, InstanceRow, RunRow
+    from dagrelay.stores.rules import InstanceRow, RunRow
+    from dagrelay.stores.stream_records import StreamQuery
 
 __all__ = ("MemoryStore",)
-
-_Slot: TypeAlias = tuple[str, int]
-"""Key and slot: what names an entry of an instance."""
-
-
-class _RunTables:
-    """All there is under a run id."""
-
-    def __init__(self, order: int) -> None:
-        self.order = order
-        self.row: RunRow | None = None  # None while there are only entries pushed from outside.
-        self.plan: StoredPlan | None = None
-        self.instances: dict[InstanceKey, InstanceRow] = {}
-        self.entries: dict[InstanceKey, dict[_Slot, tuple[EntryRow, bytes]]] = {}
-        self.log: list[Event] = []
-
-    def empty(self) -> int:
-        """Delete all but the row, and return how many entries there were."""
-        count = sum(map(len, self.entries.values()))
-        self.plan = None
-        self.instances, self.entries, self.log = {}, {}, []
-        return count
-
-    def next_seq(self) -> int:
-        """Return one above the highest place taken in the timeline."""
-        taken = [event.seq for event in self.events()]
-        taken += [row.seq for row in self.instances.values()]
-        return max(taken, default=0) + 1
-
-    def events(self) -> list[Event]:
-        """Return the timeline in order."""
-        events = list(self.log)
-        if self.row is not None:
-            events += rules.run_events(self.row)
-        for key, row in self.instances.items():
-            events += rules.derived_events(key, row)
-        for key, entries in self.entries.items():
-            events += [rules.push_event(key, entry) for entry, _ in entries.values()]
-        return sorted(events, key=lambda event: event.seq)
 
 
 class MemoryStore:
@@ -91,11 +63,13 @@ class MemoryStore:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._runs: dict[str, _RunTables] = {}
+        self._runs: dict[str, RunTables] = {}
         # Invariant: by DAG, the finished runs of `_runs` that are not pruned. (test_conformance: pruning)
-        self._finished: dict[str, set[_RunTables]] = {}
+        self._finished: dict[str, set[RunTables]] = {}
         # Task ids in the order in which they were first stored.
         self._tasks: dict[str, int] = {}
+        # By message id, when it was noted and what became of it; in the order of noting, which is all but that of time.
+        self._messages: dict[str, tuple[int, str]] = {}
         self._created = 0
         self._open_since: str | None = None
         self._batches = self._operations = self._reads = 0
@@ -130,7 +104,7 @@ class MemoryStore:
             if run.row is not None and run.row.state is RunState.RUNNING:
                 self._interrupt(run, run.row, now_us)
 
-    def _interrupt(self, run: _RunTables, row: RunRow, now_us: int) -> None:
+    def _interrupt(self, run: RunTables, row: RunRow, now_us: int) -> None:
         seq = run.next_seq()
         for key in sorted(run.instances, key=self._place):
             old = run.instances[key]
@@ -173,10 +147,16 @@ class MemoryStore:
                 return self._mark(op)
             case PutEntries():
                 self._put(op)
-            case CreateRun():
+            case AppendItems() | AckItems():
+                self._stream(op)
+            case Provide():
+                return self._provide(op)
+            case NoteMessage():
+                return self._note(op)
+            case CreateRun() | ForkRun():
                 self._create(op)
             case ReopenRun():
-                self._reopen(op)
+                return self._reopen(op)
             case SetRunState():
                 run, row = self._existing(op.run_id)
                 self._put_row(run, rules.ended_run(row, op))
@@ -195,11 +175,11 @@ class MemoryStore:
         self._intern(op.instance.task_id)
         old = run.instances.get(op.instance)
         if isinstance(op, StartAttempt):
-            new = rules.started(old, op)
+            new, history = rules.started(old, op)
         else:
             new, history = rules.finished(old, op)
-            run.log += history
-            self._store(run, op, op.attempt)
+            run.store(op, op.attempt)
+        run.log += history
         run.instances[op.instance] = new
 
     def _mark(self, op: MarkInstance) -> int:
@@ -214,19 +194,55 @@ class MemoryStore:
         if op.slot != OUTSIDE:
             run, _ = self._existing(run_id)
         elif run is None:
-            run = self._runs[run_id] = self._new_tables()
+            run = self._runs[run_id] = self._new_tables(run_id)
         elif run.row is not None and run.row.is_pruned:
             raise RunStateError(run_id, "pruned", "nothing can be pushed to it")
         self._intern(task_id)
-        rules.check_put(run.instances.get(op.instance), op)
-        self._store(run, op, op.slot)
+        entry_rules.check_put(run.instances.get(op.instance), op)
+        run.store(op, op.slot)
 
-    @staticmethod
-    def _store(run: _RunTables, op: PutEntries | FinishAttempt, slot: int) -> None:
-        if op.entries:
-            entries = run.entries.setdefault(op.instance, {})
-            for new in op.entries:
-                entries[new.key, slot] = rules.entry_row(new, slot=slot, attempt=op.attempt), new.value
+    def _stream(self, op: AppendItems | AckItems) -> None:
+        run, _ = self._existing(op.instance.run_id)
+        self._intern(op.instance.task_id)
+        rules.check_writer(op.instance, run.instances.get(op.instance), op.attempt)
+        if isinstance(op, AppendItems):
+            run.streams.append(op)
+        else:
+            self._intern(op.producer.task_id)
+            run.store(op, TASK_LIFETIME)
+            run.streams.acknowledge(op)
+
+    def _provide(self, op: Provide) -> int:
+        if op.message_id in self._messages:
+            return 0
+        run_id, task_id, _ = op.instance
+        run = self._runs.get(run_id)
+        if run is None or run.row is None:
+            raise RunNotFoundError(run_id)
+        if run.row.is_pruned:
+            raise RunStateError(run_id, "pruned", "nothing can be provided to it")
+        self._intern(task_id)
+        entries, slot = run.entries.get(op.instance, {}), (op.entry.key, OUTSIDE)
+        entry_rules.check_provided(run.instances.get(op.instance), op, is_there=slot in entries)
+        run.entries.setdefault(op.instance, {})[slot] = entry_rules.entry_row(op.entry, slot=OUTSIDE, attempt=0), op.entry.value
+        self._note_done(op.message_id, op.entry.created_us)
+        return 1
+
+    def _note(self, op: NoteMessage) -> int:
+        if op.message_id in self._messages:
+            return 0
+        self._put_message(op.message_id, op.at_us, op.result)
+        return 1
+
+    def _note_done(self, message_id: str | None, at_us: int) -> None:
+        if message_id is not None:
+            self._put_message(message_id, at_us, MESSAGE_DONE)
+
+    def _put_message(self, message_id: str, at_us: int, result: str) -> None:
+        oldest = at_us - MESSAGES_KEPT_US
+        for old in [each for each, (noted_us, _) in self._messages.items() if noted_us < oldest]:
+            del self._messages[old]
+        self._messages[message_id] = at_us, result
 
     def _delete_entries(self, op: DeleteEntries) -> int:
         instance = InstanceKey(op.run_id, op.task_id, op.map_index)
@@ -250,19 +266,24 @@ class MemoryStore:
                 del entries[each]
             count += len(doomed)
         if count:
-            run.log.append(rules.deletion_event(op, count))
+            run.log.append(entry_rules.deletion_event(op, count))
         return count
 
-    def _create(self, op: CreateRun) -> None:
+    def _create(self, op: CreateRun | ForkRun) -> None:
         run = self._runs.get(op.run_id)
         if run is not None and run.row is not None:
             raise rules.conflict(run.row)
+        source = self._existing(op.source_run_id)[0] if isinstance(op, ForkRun) else None
         if run is None:
-            run = self._runs[op.run_id] = self._new_tables()
+            run = self._runs[op.run_id] = self._new_tables(op.run_id)
         self._take_plan(run, op.plan)
         self._put_row(run, rules.created_run(op))
+        if isinstance(op, ForkRun) and source is not None:
+            run.copy_from(source, op.task_ids, above=op.seq)
 
-    def _reopen(self, op: ReopenRun) -> None:
+    def _reopen(self, op: ReopenRun) -> int:
+        if op.message_id in self._messages:
+            return 0
         run, row = self._existing(op.run_id)
         new = rules.reopened_run(row, op)
         cleared: list[tuple[InstanceKey, InstanceRow | None, tuple[Event, ...]]] = []
@@ -277,6 +298,8 @@ class MemoryStore:
         if op.plan is not None:
             self._take_plan(run, op.plan)
         self._put_row(run, new)
+        self._note_done(op.message_id, op.at_us)
+        return 1
 
     def _delete_run(self, run_id: str) -> int:
         run = self._runs.get(run_id)
@@ -291,16 +314,20 @@ class MemoryStore:
         return 1
 
     def _prune(self, op: PruneRuns) -> int:
-        rows = [(run.row.ended_us or 0, run.order, run.row.run_id) for run in self._finished.get(op.dag_id, ()) if run.row]
-        return sum(self._delete_run(run_id) for _, _, run_id in sorted(rows, reverse=True)[op.keep :])
+        rows = [(run.row.ended_us or 0, run.order, run.run_id) for run in self._finished.get(op.dag_id, ()) if run.row]
+        rows.sort(reverse=True)
+        doomed = [] if op.keep is None else rows[op.keep :]
+        if op.before_us is not None:
+            doomed += [row for row in rows if row[0] < op.before_us]
+        return sum(self._delete_run(run_id) for _, _, run_id in doomed)
 
-    def _existing(self, run_id: str) -> tuple[_RunTables, RunRow]:
+    def _existing(self, run_id: str) -> tuple[RunTables, RunRow]:
         run = self._runs.get(run_id)
         if run is None or run.row is None or run.row.is_pruned:
             raise RunNotFoundError(run_id)
         return run, run.row
 
-    def _put_row(self, run: _RunTables, row: RunRow) -> None:
+    def _put_row(self, run: RunTables, row: RunRow) -> None:
         run.row = row
         finished = self._finished.setdefault(row.dag_id, set())
         if row.state in FINISHED_RUN_STATES and not row.is_pruned:
@@ -308,11 +335,11 @@ class MemoryStore:
         else:
             finished.discard(run)
 
-    def _new_tables(self) -> _RunTables:
+    def _new_tables(self, run_id: str) -> RunTables:
         self._created += 1
-        return _RunTables(self._created)
+        return RunTables(run_id, self._created)
 
-    def _take_plan(self, run: _RunTables, plan: StoredPlan) -> None:
+    def _take_plan(self, run: RunTables, plan: StoredPlan) -> None:
         run.plan = plan
         for task_id in plan.task_ids:
             self._intern(task_id)
@@ -330,7 +357,7 @@ class MemoryStore:
 
     # ---------------------------------------------------------------------------------------------- reading
 
-    async def _read(self, run_id: str) -> _RunTables | None:
+    async def _read(self, run_id: str) -> RunTables | None:
         await self._enter()
         self._reads += 1
         return self._runs.get(run_id)
@@ -343,7 +370,7 @@ class MemoryStore:
     async def find_runs(self, query: RunQuery) -> list[Run]:
         """Return runs; see Store.find_runs."""
         await self._read("")
-        found = [rules.run_record(row) for row in self._newest_first() if _matches(row, query)]
+        found = [rules.run_record(row) for row in self._newest_first() if matches(row, query)]
         return found[query.offset :][: query.limit]
 
     async def load_run(self, run_id: str) -> RunImage | None:
@@ -363,14 +390,15 @@ class MemoryStore:
             instances=tuple(rules.stored_instance(key, row) for key, row in run.instances.items()),
             highest_attempts=highest,
             next_seq=run.next_seq(),
-            stored_bytes=_stored_bytes(run),
+            stored_bytes=run.stored_bytes(),
         )
 
     async def instances(self, run_id: str, *, task_id: str | None = None, state: TaskState | None = None) -> list[StoredInstance]:
         """Return task instances; see Store.instances."""
         run = await self._read(run_id)
-        if run is None:
-            return []
+        return [] if run is None else self._instances_of(run, task_id, state)
+
+    def _instances_of(self, run: RunTables, task_id: str | None, state: TaskState | None) -> list[StoredInstance]:
         return [
             rules.stored_instance(key, run.instances[key])
             for key in sorted(run.instances, key=self._place)
@@ -384,16 +412,36 @@ class MemoryStore:
 
     def _find(self, wanted: Lookup) -> StoredEntry | None:
         run = self._runs.get(wanted.instance.run_id)
-        if run is None:
-            return None
-        row = run.instances.get(wanted.instance)
-        entries = run.entries.get(wanted.instance, {})
-        for slot in rules.visible_slots(row) if wanted.slots is None else wanted.slots:
-            if (wanted.key, slot) in entries:
-                entry, value = entries[wanted.key, slot]
-                if wanted.slots is not None or rules.is_visible(row, entry):
-                    return rules.found(entry, value)
-        return None
+        return None if run is None else run.find(wanted)
+
+    async def previous(
+        self, dag_id: str, task_id: str, key: str, *, before_run: str, limit: int
+    ) -> list[tuple[str, StoredEntry]]:
+        """Return values of earlier runs; see Store.previous."""
+        before = await self._read(before_run)
+        found: list[tuple[str, StoredEntry]] = []
+        if before is None or before.row is None:
+            return found
+        for row in self._newest_first():
+            if len(found) >= limit:
+                break
+            is_earlier = (row.created_us, self._runs[row.run_id].order) < (before.row.created_us, before.order)
+            if row.dag_id == dag_id and is_earlier:
+                value = self._find(Lookup(instance=InstanceKey(row.run_id, task_id), key=key))
+                if value is not None:
+                    found.append((row.run_id, value))
+        return found
+
+    async def attempts(self, dag_id: str, *, task_id: str | None = None) -> list[StoredInstance]:
+        """Return the task instances of all runs; see Store.attempts."""
+        await self._read("")
+        runs = [self._runs[row.run_id] for row in reversed(self._newest_first()) if row.dag_id == dag_id]
+        return [each for run in runs for each in self._instances_of(run, task_id, None)]
+
+    async def message(self, message_id: str) -> str | None:
+        """Return what has become of a message; see Store.message."""
+        await self._read("")
+        return self._messages[message_id][1] if message_id in self._messages else None
 
     async def entries(
         self,
@@ -412,12 +460,12 @@ class MemoryStore:
         result: list[tuple[XComEntry, StoredEntry | None]] = []
         for key in self._in_order(run.entries, task_ids):
             row = run.instances.get(key)
-            logged = [event for event in run.log if isinstance(event, TaskStateChanged) and _names(event, key)]
-            for entry in _shown(run, key, prefix, all_attempts=all_attempts):
-                state = rules.attempt_state(row, logged, entry.attempt) if all_attempts else None
+            logged = [event for event in run.log if isinstance(event, TaskStateChanged) and names(event, key)]
+            for entry in run.shown(key, prefix, all_attempts=all_attempts):
+                state = entry_rules.attempt_state(row, logged, entry.attempt) if all_attempts else None
                 value = run.entries[key][entry.key, entry.slot][1]
-                record = rules.entry_record(key, entry, dag_id=dag_id, state=state)
-                result.append((record, rules.found(entry, value) if with_values else None))
+                record = entry_rules.entry_record(key, entry, dag_id=dag_id, state=state)
+                result.append((record, entry_rules.found(entry, value) if with_values else None))
         return result
 
     def _in_order(self, keys: Iterable[InstanceKey], task_ids: Sequence[str] | None) -> list[InstanceKey]:
@@ -427,10 +475,15 @@ class MemoryStore:
         wanted = [key for key in keys if key.task_id in order]
         return sorted(wanted, key=lambda key: (order[key.task_id], self._place(key)))
 
+    async def stream(self, query: StreamQuery) -> StreamPage:
+        """Return a page of a stream; see Store.stream."""
+        run = await self._read(query.producer.run_id)
+        return StreamPage(head=None, position=None, chunks=()) if run is None else run.streams.page(query)
+
     async def stored_bytes(self, run_id: str) -> int:
         """Return the sum of sizes; see Store.stored_bytes."""
         run = await self._read(run_id)
-        return 0 if run is None else _stored_bytes(run)
+        return 0 if run is None else run.stored_bytes()
 
     async def next_seq(self, run_id: str) -> int:
         """Return the next place in the timeline; see Store.next_seq."""
@@ -443,31 +496,3 @@ class MemoryStore:
         if run is None or (run.row is not None and run.row.is_pruned):
             return []
         return [event for event in run.events() if event.seq > after_seq][:limit]
-
-
-def _matches(row: RunRow, query: RunQuery) -> bool:
-    return (
-        query.dag_id in (None, row.dag_id)
-        and query.state in (None, row.state)
-        and (query.since_us is None or row.created_us >= query.since_us)
-        and (query.until_us is None or row.created_us < query.until_us)
-        and set(query.tags).issubset(row.tags)
-    )
-
-
-def _names(event: TaskStateChanged, key: InstanceKey) -> bool:
-    return (event.task_id, event.map_index) == key[1:]
-
-
-def _shown(run: _RunTables, key: InstanceKey, prefix: str | None, *, all_attempts: bool) -> list[EntryRow]:
-    """Return the entries of one instance to be listed, by key, then slot."""
-    found = [entry for _, (entry, _) in sorted(run.entries[key].items()) if prefix is None or entry.key.startswith(prefix)]
-    if all_attempts:
-        return found
-    row = run.instances.get(key)
-    names = dict.fromkeys(entry.key for entry in found)
-    return [shown for name in names for shown in rules.picked(row, (entry for entry in found if entry.key == name))]
-
-
-def _stored_bytes(run: _RunTables) -> int:
-    return sum(entry.size for entries in run.entries.values() for entry, _ in entries.values())

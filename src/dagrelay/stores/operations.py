@@ -7,6 +7,9 @@ An entry's *slot* says under which visibility it stands: a number >= 1 is the at
 from outside, seen at once; `TASK_LIFETIME` (-1) an entry kept over the task's attempts.
 
 Whatever names a run that is not there, or is pruned, is refused with RunNotFoundError, unless it says otherwise.
+
+An operation that carries out a message from another process names it by `message_id`, and the message is noted as done in the
+same transaction. If it is noted already, nothing is done and the result is 0: a message delivered twice is carried out once.
 """
 
 from __future__ import annotations
@@ -16,22 +19,30 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import attrs
 
 from dagrelay.model.quick import quick_frozen
+from dagrelay.model.states import TaskState
 
 if TYPE_CHECKING:
     from dagrelay.model.records import ErrorRecord, InstanceKey
-    from dagrelay.model.states import RunState, TaskState
+    from dagrelay.model.states import RunState
 
 __all__ = (
+    "MESSAGES_KEPT_US",
+    "MESSAGE_DONE",
     "OUTSIDE",
     "RETURN_VALUE",
     "TASK_LIFETIME",
+    "AckItems",
+    "AppendItems",
     "CreateRun",
     "DeleteEntries",
     "DeleteRun",
     "FinishAttempt",
+    "ForkRun",
     "MarkInstance",
     "NewEntry",
+    "NoteMessage",
     "Operation",
+    "Provide",
     "PruneRuns",
     "PutEntries",
     "ReopenRun",
@@ -47,6 +58,10 @@ TASK_LIFETIME: Final = -1
 """Slot of `lifetime="task"` entries."""
 RETURN_VALUE: Final = "return_value"
 """Key of what a handler returned."""
+MESSAGE_DONE: Final = "done"
+"""The result noted of a message that an operation has carried out."""
+MESSAGES_KEPT_US: Final = 30 * 24 * 60 * 60 * 1_000_000
+"""How long a noted message is remembered; what is older goes when the next one is noted."""
 
 
 @attrs.frozen(kw_only=True)
@@ -104,11 +119,43 @@ class CreateRun:
 
 
 @attrs.frozen(kw_only=True)
+class ForkRun:
+    """Record a new run that begins with what some tasks of another one have come to; that one stays as it is.
+
+    Of `task_ids` are copied the rows of all instances, elements included, where the task as a whole has ended (of the others
+    none, so that they run anew), and of all of them the entries every reader may see. The copies keep state, attempt, times,
+    error, length, follows and lineage, and their places in the timeline; only if one of them would not be above `seq` are all of
+    them moved up by the same number. What was pushed from outside under the new id stays, rather than be replaced by a copy.
+
+    Refused as CreateRun is, and with RunNotFoundError if the source is not there or pruned.
+    """
+
+    run_id: str
+    """The new id."""
+    dag_id: str
+    """The DAG."""
+    params: bytes
+    """The run's params as a JSON object."""
+    tags: tuple[str, ...]
+    """The DAG's tags."""
+    plan: StoredPlan
+    """What a resume compares."""
+    created_us: int
+    """When."""
+    seq: int
+    """Place of RunStarted. The next free place is known only to the store then: `next_seq` or `load_run` tells it."""
+    source_run_id: str
+    """The run to copy from."""
+    task_ids: tuple[str, ...]
+    """The tasks to copy."""
+
+
+@attrs.frozen(kw_only=True)
 class ReopenRun:
     """Take an ended or interrupted run up again: state running, `clear`ed instances pending.
 
-    A cleared instance keeps its attempt number (numbers go on) and loses its error, retry time and counts; the entries of its
-    attempts are thereby no longer visible. Refused with RunNotFoundError or InvalidTransitionError.
+    A cleared instance keeps its attempt number (numbers go on) and loses its error, retry time, counts, length, follows and
+    lineage; the entries of its attempts are thereby no longer visible. Refused with RunNotFoundError or InvalidTransitionError.
     """
 
     run_id: str
@@ -121,6 +168,8 @@ class ReopenRun:
     """When."""
     seq: int
     """Place of RunStarted; the changes of the cleared ones follow it, `seq + 1` onwards, one each."""
+    message_id: str | None = None
+    """The message this carries out."""
 
 
 @attrs.frozen(kw_only=True)
@@ -139,10 +188,10 @@ class SetRunState:
 
 @quick_frozen(kw_only=True)
 class StartAttempt:
-    """Record that an attempt runs.
+    """Record that an attempt runs, or waits for a value from outside.
 
     Refused with StaleAttemptError if a later attempt is stored, or this one has ended; with InvalidTransitionError if an earlier
-    attempt still runs, or has ended the instance.
+    attempt still runs, or has ended the instance, or if `state` is none to start in.
     """
 
     instance: InstanceKey
@@ -153,13 +202,21 @@ class StartAttempt:
     """When."""
     seq: int
     """Place of its TaskStateChanged."""
+    state: TaskState = TaskState.RUNNING
+    """running, or waiting."""
+    deadline_us: int | None = None
+    """With waiting: when it is to end at the latest. It is kept as the row's `retry_us`, over an interruption too."""
+    length: int | None = None
+    """Of a mapped task as a whole: how many elements it has. Without, a length that is stored stays."""
 
 
 @quick_frozen(kw_only=True)
 class FinishAttempt:
     """Record an attempt's outcome and, in the same transaction, what it returned.
 
-    Its start need not be stored before. Refused as StartAttempt is, and with InvalidTransitionError if `state` is no outcome.
+    Its start need not be stored before. Refused as StartAttempt is, and with InvalidTransitionError if `state` is no outcome, or
+    none of an attempt that waits (success, failed, cancelled and interrupted are). The row keeps its length and, if an
+    attempt that waits is interrupted, the deadline.
     """
 
     instance: InstanceKey
@@ -186,13 +243,17 @@ class FinishAttempt:
     """Attempts that count against the retry budget, this one included."""
     interruptions: int = 0
     """Interruptions of this task instance, this one included."""
+    follows: tuple[str, ...] | None = None
+    """Of a branch: the tasks directly downstream that are to be followed."""
+    lineage: str | None = None
+    """What the attempt has read, as compact JSON, which the store does not look into."""
 
 
 @attrs.frozen(kw_only=True)
 class MarkInstance:
     """Give an instance that is not running a final state; applying it returns the number of its latest attempt, 0 if it had none.
 
-    Refused with InvalidTransitionError if it has one already, or is running.
+    Refused with InvalidTransitionError if it has one already, or is running or waiting.
     """
 
     instance: InstanceKey
@@ -223,6 +284,87 @@ class PutEntries:
     """The attempt that writes; 0 from outside."""
     entries: tuple[NewEntry, ...]
     """What to store."""
+
+
+@quick_frozen(kw_only=True)
+class AppendItems:
+    """Append items, which follow one another, to a stream of a task instance, as one chunk.
+
+    Refused with StaleAttemptError if the attempt is over, and with XComConflictError if the place of the first item is taken
+    already or the generation is over. A new generation takes the place of the one before, whose items go.
+    """
+
+    instance: InstanceKey
+    """Who appends."""
+    attempt: int
+    """The attempt that does."""
+    key: str
+    """The stream's key."""
+    generation: int
+    """Its generation, from 1."""
+    first_seq: int
+    """The seq of the first item, from 0."""
+    count: int
+    """How many there are."""
+    items: bytes
+    """They themselves, as `pack_items` makes them."""
+    serializer: str
+    """Name of the serializer that wrote them."""
+    is_numbered: bool
+    """Whether the producer gave the numbers."""
+    created_us: int
+    """When the first was appended."""
+
+
+@quick_frozen(kw_only=True)
+class AckItems:
+    """Move a consumer's position in a stream and, in the same transaction, store what it wrote for the items it leaves behind.
+
+    Refused with StaleAttemptError if the consumer's attempt is over.
+    """
+
+    instance: InstanceKey
+    """Who consumes."""
+    attempt: int
+    """The attempt that does."""
+    producer: InstanceKey
+    """Who appends to the stream."""
+    key: str
+    """The stream's key."""
+    generation: int
+    """Its generation."""
+    next_seq: int
+    """All items below are acknowledged, and no others."""
+    entries: tuple[NewEntry, ...] = ()
+    """What goes with it, into slot TASK_LIFETIME."""
+
+
+@attrs.frozen(kw_only=True)
+class Provide:
+    """Store the value of a task that gets it from outside, in slot OUTSIDE with attempt 0, whatever its run is doing.
+
+    Refused with XComConflictError if the instance has ended, or that entry is there already; with RunNotFoundError if there is
+    no such run, and with RunStateError if it is pruned.
+    """
+
+    instance: InstanceKey
+    """The task instance."""
+    entry: NewEntry
+    """Its value."""
+    message_id: str | None = None
+    """The message this carries out."""
+
+
+@attrs.frozen(kw_only=True)
+class NoteMessage:
+    """Remember what has become of a message from another process; applying it returns 1, or 0 if it was noted before."""
+
+    message_id: str
+    """The message."""
+    at_us: int
+    """When."""
+    result: str
+    """What has become of it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -266,27 +408,34 @@ class DeleteRun:
 
 @attrs.frozen(kw_only=True)
 class PruneRuns:
-    """Delete, as DeleteRun does, all finished runs of a DAG but the `keep` that ended last; applying it returns how many.
+    """Delete, as DeleteRun does, the finished runs of a DAG that are too many or too old; applying it returns how many.
 
     Of those that ended at one moment the ones made later are kept.
     """
 
     dag_id: str
     """The DAG."""
-    keep: int
-    """Finished runs to keep."""
+    keep: int | None
+    """Finished runs to keep, those that ended last; None for all of them."""
     at_us: int
     """When."""
+    before_us: int | None = None
+    """Finished runs that ended before this go, however few there are."""
 
 
 Operation: TypeAlias = (
     CreateRun
+    | ForkRun
     | ReopenRun
     | SetRunState
     | StartAttempt
     | FinishAttempt
     | MarkInstance
     | PutEntries
+    | AppendItems
+    | AckItems
+    | Provide
+    | NoteMessage
     | DeleteEntries
     | DeleteRun
     | PruneRuns
@@ -296,9 +445,9 @@ Operation: TypeAlias = (
 def run_id_of(operation: Operation) -> str | None:
     """Return the run an operation concerns; None if it concerns several."""
     match operation:
-        case FinishAttempt() | StartAttempt() | MarkInstance() | PutEntries():
+        case FinishAttempt() | StartAttempt() | MarkInstance() | PutEntries() | AppendItems() | AckItems() | Provide():
             return operation.instance.run_id
-        case PruneRuns():
+        case PruneRuns() | NoteMessage():
             return None
         case _:
             return operation.run_id

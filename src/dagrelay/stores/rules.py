@@ -9,55 +9,49 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from dagrelay.errors import InvalidTransitionError, RunIdConflictError, RunStateError, StaleAttemptError, XComConflictError
-from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComDeleted, XComPushed
-from dagrelay.model.records import Run, XComEntry, from_us
-from dagrelay.model.states import ENDED_TASK_STATES, LIVE_TASK_STATES, RunState, TaskState, check_run_transition
-from dagrelay.stores.base import StoredEntry, StoredInstance, StoredRun
-from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, TASK_LIFETIME
+from dagrelay.errors import InvalidTransitionError, RunIdConflictError, RunStateError, StaleAttemptError
+from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComDeleted
+from dagrelay.model.records import Run, from_us
+from dagrelay.model.states import (
+    ENDED_TASK_STATES,
+    LIVE_TASK_STATES,
+    RunState,
+    TaskState,
+    check_run_transition,
+    check_task_transition,
+)
+from dagrelay.stores.base import StoredInstance, StoredRun
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from dagrelay.model.records import ErrorRecord, InstanceKey
     from dagrelay.stores.operations import (
         CreateRun,
-        DeleteEntries,
         FinishAttempt,
+        ForkRun,
         MarkInstance,
-        NewEntry,
-        PutEntries,
         ReopenRun,
         SetRunState,
         StartAttempt,
     )
 
 __all__ = (
-    "EntryRow",
     "InstanceRow",
     "LoggedEvent",
     "RunRow",
-    "attempt_state",
     "buried_run",
     "check_deletable",
-    "check_put",
     "check_writer",
     "cleared",
     "conflict",
     "created_run",
-    "deletion_event",
     "derived_events",
     "ended_run",
-    "entry_record",
-    "entry_row",
     "finished",
-    "found",
     "interrupted",
     "interrupted_run",
-    "is_visible",
+    "is_copied",
     "marked",
-    "picked",
-    "push_event",
+    "moved",
     "reopened_run",
     "run_events",
     "run_finished",
@@ -66,10 +60,10 @@ __all__ = (
     "started",
     "stored_instance",
     "stored_run",
-    "visible_slots",
 )
 
 _OUTCOMES: Final = (ENDED_TASK_STATES - {TaskState.UPSTREAM_FAILED}) | {TaskState.UP_FOR_RETRY, TaskState.INTERRUPTED}
+_STARTS: Final = frozenset({TaskState.RUNNING, TaskState.WAITING})
 _MARKS: Final = frozenset({TaskState.SKIPPED, TaskState.UPSTREAM_FAILED, TaskState.CANCELLED, TaskState.FAILED})
 
 
@@ -106,27 +100,15 @@ class InstanceRow(NamedTuple):
     failures: int
     interruptions: int
     retry_us: int | None
-
-
-class EntryRow(NamedTuple):
-    """An entry but for its bytes."""
-
-    key: str
-    slot: int
-    attempt: int
-    seq: int
-    created_us: int
-    size: int
-    serializer: str
-    sensitive: bool
-    published: bool
-    description: str
+    length: int | None = None
+    follows: tuple[str, ...] | None = None
+    lineage: str | None = None
 
 
 # -------------------------------------------------------------------------------------------------- runs
 
 
-def created_run(op: CreateRun) -> RunRow:
+def created_run(op: CreateRun | ForkRun) -> RunRow:
     """Return the row of a new run."""
     return RunRow(
         run_id=op.run_id,
@@ -243,17 +225,32 @@ def _check_attempt(instance: InstanceKey, row: InstanceRow | None, attempt: int,
         raise InvalidTransitionError("task", instance.task_id, row.state, new)
 
 
-def started(row: InstanceRow | None, op: StartAttempt) -> InstanceRow:
-    """Return the row of an instance whose attempt runs.
+def check_writer(instance: InstanceKey, row: InstanceRow | None, attempt: int) -> None:
+    """Raise StaleAttemptError if `attempt` is over, so that it can't write or delete entries."""
+    if row is None:
+        return
+    is_over = row.attempt >= attempt and not (row.attempt == attempt and row.state in LIVE_TASK_STATES)
+    if is_over or row.state in ENDED_TASK_STATES:
+        raise StaleAttemptError(instance.run_id, instance.task_id, attempt)
+
+
+def started(row: InstanceRow | None, op: StartAttempt) -> tuple[InstanceRow, tuple[TaskStateChanged, ...]]:
+    """Return the row of an instance whose attempt runs or waits, and the events to log (as the row told of another start).
 
     Raises:
         StaleAttemptError: a later attempt is stored, or this one is over.
-        InvalidTransitionError: an earlier attempt still runs, or ended the instance.
+        InvalidTransitionError: an earlier attempt still runs, or ended the instance; or `op.state` is none to start in.
     """
-    _check_attempt(op.instance, row, op.attempt, TaskState.RUNNING)
-    failures, interruptions = (0, 0) if row is None else (row.failures, row.interruptions)
-    start = TaskState.RUNNING, op.attempt, op.started_us, None, op.seq, op.seq, None
-    return InstanceRow(*start, failures, interruptions, None)
+    _check_attempt(op.instance, row, op.attempt, op.state)
+    if op.state not in _STARTS:
+        raise InvalidTransitionError("task", op.instance.task_id, TaskState.QUEUED, op.state)
+    start = op.state, op.attempt, op.started_us, None, op.seq, op.seq, None
+    if row is None:
+        return InstanceRow(*start, 0, 0, op.deadline_us, op.length), ()
+    length = row.length if op.length is None else op.length
+    new = InstanceRow(*start, row.failures, row.interruptions, op.deadline_us, length)
+    # What went from waiting to running, or back, is still the same attempt.
+    return new, _start(op.instance, row) if row.state in LIVE_TASK_STATES and row.state is not op.state else ()
 
 
 def finished(row: InstanceRow | None, op: FinishAttempt) -> tuple[InstanceRow, tuple[TaskStateChanged, ...]]:
@@ -261,7 +258,8 @@ def finished(row: InstanceRow | None, op: FinishAttempt) -> tuple[InstanceRow, t
 
     Raises:
         StaleAttemptError: a later attempt is stored, or this one is over.
-        InvalidTransitionError: an earlier attempt still runs, or ended the instance; or `op.state` is no outcome.
+        InvalidTransitionError: an earlier attempt still runs, or ended the instance; or `op.state` is no outcome, or none of an
+            attempt that waits.
     """
     _check_attempt(op.instance, row, op.attempt, op.state)
     if op.state not in _OUTCOMES:
@@ -277,20 +275,36 @@ def finished(row: InstanceRow | None, op: FinishAttempt) -> tuple[InstanceRow, t
         op.failures,
         op.interruptions,
         op.retry_us,
+        None if row is None else row.length,
+        op.follows,
+        op.lineage,
     )
+    if row is not None and row.state is TaskState.WAITING:
+        return _waited(row, op, new)
     if op.state in ENDED_TASK_STATES:
         return new, ()
     return new._replace(start_seq=None), _history(op.instance, new)
+
+
+def _waited(row: InstanceRow, op: FinishAttempt, new: InstanceRow) -> tuple[InstanceRow, tuple[TaskStateChanged, ...]]:
+    """Return what `finished` does for an attempt that waited, of which the new row can't tell any more."""
+    check_task_transition(op.instance.task_id, row.state, op.state)
+    start = _start(op.instance, row)
+    new = new._replace(start_seq=None)
+    if op.state in ENDED_TASK_STATES:
+        return new, start
+    new = new._replace(retry_us=row.retry_us if op.retry_us is None else op.retry_us)
+    return new, (*start, *_history(op.instance, new))
 
 
 def marked(row: InstanceRow | None, op: MarkInstance) -> InstanceRow:
     """Return the row of an instance that ends without an attempt.
 
     Raises:
-        InvalidTransitionError: it has ended already, or its attempt runs.
+        InvalidTransitionError: it has ended already, or its attempt runs or waits.
     """
     old = TaskState.PENDING if row is None else row.state
-    if old in ENDED_TASK_STATES or old is TaskState.RUNNING or op.state not in _MARKS:
+    if old in ENDED_TASK_STATES or old in LIVE_TASK_STATES or op.state not in _MARKS:
         raise InvalidTransitionError("task", op.instance.task_id, old, op.state)
     if row is None:
         return InstanceRow(op.state, 0, None, op.at_us, None, op.seq, op.error, 0, 0, None)
@@ -309,7 +323,7 @@ def cleared(
         return row, ()
     if row.state in LIVE_TASK_STATES:
         raise InvalidTransitionError("task", instance.task_id, row.state, TaskState.PENDING)
-    new = row._replace(state=TaskState.PENDING, start_seq=None, seq=seq, error=None, failures=0, interruptions=0, retry_us=None)
+    new = InstanceRow(TaskState.PENDING, row.attempt, row.started_us, row.ended_us, None, seq, None, 0, 0, None)
     return new, (*derived_events(instance, row), _change(instance, seq, at_us, row.attempt, TaskState.PENDING, None))
 
 
@@ -317,8 +331,18 @@ def interrupted(
     instance: InstanceKey, row: InstanceRow, *, now_us: int, seq: int
 ) -> tuple[InstanceRow, tuple[TaskStateChanged, ...]]:
     """Return the row of an instance whose owner is gone while it ran, and the events to log."""
-    new = row._replace(state=TaskState.INTERRUPTED, ended_us=now_us, seq=seq, interruptions=row.interruptions + 1)
-    return new._replace(start_seq=None), _history(instance, new)
+    new = row._replace(state=TaskState.INTERRUPTED, ended_us=now_us, start_seq=None, seq=seq, interruptions=row.interruptions + 1)
+    return new, (*_start(instance, row), *_history(instance, new))
+
+
+def is_copied(whole: InstanceRow | None, row: InstanceRow) -> bool:
+    """Tell whether a fork copies an instance, by the row of its task as a whole (the same one, if it is no element)."""
+    return whole is not None and whole.state in ENDED_TASK_STATES and row.state in ENDED_TASK_STATES
+
+
+def moved(row: InstanceRow, *, by: int) -> InstanceRow:
+    """Return a row with its places in the timeline moved up."""
+    return row._replace(start_seq=None if row.start_seq is None else row.start_seq + by, seq=row.seq + by)
 
 
 def derived_events(instance: InstanceKey, row: InstanceRow) -> tuple[TaskStateChanged, ...]:
@@ -336,7 +360,8 @@ def _history(instance: InstanceKey, row: InstanceRow) -> tuple[TaskStateChanged,
 def _start(instance: InstanceKey, row: InstanceRow) -> tuple[TaskStateChanged, ...]:
     if row.start_seq is None:
         return ()
-    return (_change(instance, row.start_seq, row.started_us or 0, row.attempt, TaskState.RUNNING, None),)
+    state = TaskState.WAITING if row.state is TaskState.WAITING else TaskState.RUNNING
+    return (_change(instance, row.start_seq, row.started_us or 0, row.attempt, state, None),)
 
 
 def _change(
@@ -366,133 +391,7 @@ def stored_instance(instance: InstanceKey, row: InstanceRow) -> StoredInstance:
         failures=row.failures,
         interruptions=row.interruptions,
         retry_us=row.retry_us,
+        length=row.length,
+        follows=row.follows,
+        lineage=row.lineage,
     )
-
-
-# -------------------------------------------------------------------------------------------------- entries
-
-
-def check_writer(instance: InstanceKey, row: InstanceRow | None, attempt: int) -> None:
-    """Raise StaleAttemptError if `attempt` is over, so that it can't write or delete entries."""
-    if row is None:
-        return
-    is_over = row.attempt >= attempt and not (row.attempt == attempt and row.state in LIVE_TASK_STATES)
-    if is_over or row.state in ENDED_TASK_STATES:
-        raise StaleAttemptError(instance.run_id, instance.task_id, attempt)
-
-
-def check_put(row: InstanceRow | None, op: PutEntries) -> None:
-    """Check the fence of a push.
-
-    Raises:
-        StaleAttemptError: the attempt that writes is over.
-        XComConflictError: a push from outside would replace what a finished task returned.
-    """
-    if op.slot != OUTSIDE:
-        check_writer(op.instance, row, op.attempt)
-    elif row is not None and row.state is TaskState.SUCCESS and any(entry.key == RETURN_VALUE for entry in op.entries):
-        raise XComConflictError(op.instance.run_id, op.instance.task_id, RETURN_VALUE)
-
-
-def visible_slots(row: InstanceRow | None) -> tuple[int, ...]:
-    """Return the slots a reader outside the attempt may find something in, the first to be preferred."""
-    if row is not None and (row.state is TaskState.SUCCESS or row.state in LIVE_TASK_STATES):
-        return (row.attempt, TASK_LIFETIME, OUTSIDE)
-    return (OUTSIDE,)
-
-
-def is_visible(row: InstanceRow | None, entry: EntryRow) -> bool:
-    """Tell whether readers outside the attempt see an entry found in one of the `visible_slots`."""
-    if entry.slot == OUTSIDE:
-        return True
-    if row is None or entry.slot not in (row.attempt, TASK_LIFETIME):
-        return False
-    if row.state is TaskState.SUCCESS:
-        return True
-    return entry.published and entry.attempt == row.attempt and row.state in LIVE_TASK_STATES
-
-
-def picked(row: InstanceRow | None, entries: Iterable[EntryRow]) -> list[EntryRow]:
-    """Return the one entry every reader sees among those of one instance and key, or nothing."""
-    by_slot = {entry.slot: entry for entry in entries if is_visible(row, entry)}
-    return [by_slot[slot] for slot in visible_slots(row) if slot in by_slot][:1]
-
-
-def entry_row(new: NewEntry, *, slot: int, attempt: int) -> EntryRow:
-    """Return the row of an entry on its way to the store."""
-    return EntryRow(
-        key=new.key,
-        slot=slot,
-        attempt=attempt,
-        seq=new.seq,
-        created_us=new.created_us,
-        size=len(new.value),
-        serializer=new.serializer,
-        sensitive=new.sensitive,
-        published=new.published,
-        description=new.description,
-    )
-
-
-def deletion_event(op: DeleteEntries, count: int) -> XComDeleted:
-    """Return the event to log for entries that were deleted."""
-    return XComDeleted(
-        run_id=op.run_id,
-        seq=op.seq,
-        time=from_us(op.at_us),
-        task_id=op.task_id,
-        map_index=None if op.slots is None else op.map_index,
-        key=op.key,
-        count=count,
-    )
-
-
-def push_event(instance: InstanceKey, entry: EntryRow) -> XComPushed:
-    """Return the event derived from an entry."""
-    return XComPushed(
-        run_id=instance.run_id,
-        seq=entry.seq,
-        time=from_us(entry.created_us),
-        task_id=instance.task_id,
-        map_index=instance.map_index,
-        attempt=entry.attempt,
-        key=entry.key,
-        size_bytes=entry.size,
-    )
-
-
-def attempt_state(row: InstanceRow | None, logged: Sequence[TaskStateChanged], attempt: int) -> TaskState | None:
-    """Return the state of an attempt, by its instance's row and logged changes (in order); None for the outside, attempt 0."""
-    if attempt == 0:
-        return None
-    if row is not None and row.attempt == attempt and row.state is not TaskState.PENDING:
-        return row.state
-    ends = [change.state for change in logged if change.attempt == attempt and change.state is not TaskState.PENDING]
-    return ends[-1] if ends else TaskState.RUNNING
-
-
-_LIFETIMES: Final = {TASK_LIFETIME: "task", OUTSIDE: "run"}
-
-
-def entry_record(instance: InstanceKey, entry: EntryRow, *, dag_id: str | None, state: TaskState | None) -> XComEntry:
-    """Return the entry as users see it, without its value."""
-    return XComEntry(
-        run_id=instance.run_id,
-        dag_id=dag_id,
-        task_id=instance.task_id,
-        map_index=instance.map_index,
-        key=entry.key,
-        size_bytes=entry.size,
-        timestamp=from_us(entry.created_us),
-        attempt=entry.attempt,
-        lifetime=_LIFETIMES.get(entry.slot, "attempt"),
-        state=state,
-        serializer=entry.serializer,
-        description=entry.description,
-        sensitive=entry.sensitive,
-    )
-
-
-def found(entry: EntryRow, value: bytes) -> StoredEntry:
-    """Return the entry as `lookup` gives it."""
-    return StoredEntry(value=value, serializer=entry.serializer, slot=entry.slot)

@@ -46,6 +46,9 @@ StoreCall: TypeAlias = Literal[
     "stored_bytes",
     "next_seq",
     "events",
+    "previous",
+    "attempts",
+    "message",
 ]
 """A method of a store that a fault may meet. Closing is none: whatever a program dies of, the system gives back what it held."""
 When: TypeAlias = Literal["before", "after"]
@@ -380,3 +383,19 @@ class FaultyStore:
     async def events(self, run_id: str, *, after_seq: int = 0, limit: int = 1000) -> list[Event]:
         """Read."""
         return await self._through("events", lambda: self.inner.events(run_id, after_seq=after_seq, limit=limit))
+
+    async def previous(
+        self, dag_id: str, task_id: str, key: str, *, before_run: str, limit: int
+    ) -> list[tuple[str, StoredEntry]]:
+        """Read."""
+        return await self._through(
+            "previous", lambda: self.inner.previous(dag_id, task_id, key, before_run=before_run, limit=limit)
+        )
+
+    async def attempts(self, dag_id: str, *, task_id: str | None = None) -> list[StoredInstance]:
+        """Read."""
+        return await self._through("attempts", lambda: self.inner.attempts(dag_id, task_id=task_id))
+
+    async def message(self, message_id: str) -> str | None:
+        """Read."""
+        return await self._through("message", lambda: self.inner.message(message_id))

@@ -5,14 +5,21 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, assert_never
 
-from dagrelay.stores import rules
+from dagrelay.stores import entry_rules, rules
 from dagrelay.stores.operations import (
+    OUTSIDE,
+    TASK_LIFETIME,
+    AckItems,
+    AppendItems,
     CreateRun,
     DeleteEntries,
     DeleteRun,
     FinishAttempt,
+    ForkRun,
     MarkInstance,
+    NoteMessage,
     Operation,
+    Provide,
     PruneRuns,
     PutEntries,
     ReopenRun,
@@ -45,26 +52,35 @@ def events_of(operation: Operation, *, dag_id: str, result: int, with_start: boo
             changes = logged or rules.derived_events(operation.instance, row)
             return sorted((*_pushes(operation), *(changes if with_start else changes[-1:])), key=attrgetter("seq"))
         case StartAttempt():
-            return rules.derived_events(operation.instance, rules.started(None, operation))
-        case PutEntries():
+            return rules.derived_events(operation.instance, rules.started(None, operation)[0])
+        case PutEntries() | AckItems():
             return _pushes(operation)
         case MarkInstance():
             return rules.derived_events(operation.instance, rules.marked(None, operation)._replace(attempt=result))
         case DeleteEntries():
-            return [rules.deletion_event(operation, result)] if result else []
-        case CreateRun():
+            return [entry_rules.deletion_event(operation, result)] if result else []
+        case Provide():
+            given = entry_rules.entry_row(operation.entry, slot=OUTSIDE, attempt=0)
+            return [entry_rules.push_event(operation.instance, given)] if result else []
+        case CreateRun() | ForkRun():
             return rules.run_events(rules.created_run(operation))
         case ReopenRun():
-            return [rules.run_started(operation.run_id, dag_id, operation.seq, operation.at_us)]
+            return [rules.run_started(operation.run_id, dag_id, operation.seq, operation.at_us)] if result else []
         case SetRunState():
             return [rules.run_finished(operation.run_id, operation.state, operation.seq, operation.at_us)]
-        case DeleteRun() | PruneRuns():
+        case DeleteRun() | PruneRuns() | NoteMessage() | AppendItems():
             return []
         case _ as never:
             assert_never(never)
 
 
-def _pushes(operation: PutEntries | FinishAttempt) -> list[XComPushed]:
-    slot = operation.attempt if isinstance(operation, FinishAttempt) else operation.slot
-    rows = (rules.entry_row(entry, slot=slot, attempt=operation.attempt) for entry in operation.entries)
-    return [rules.push_event(operation.instance, row) for row in rows]
+def _pushes(operation: PutEntries | FinishAttempt | AckItems) -> list[XComPushed]:
+    match operation:
+        case FinishAttempt():
+            slot = operation.attempt
+        case PutEntries():
+            slot = operation.slot
+        case AckItems():
+            slot = TASK_LIFETIME
+    rows = (entry_rules.entry_row(entry, slot=slot, attempt=operation.attempt) for entry in operation.entries)
+    return [entry_rules.push_event(operation.instance, row) for row in rows]

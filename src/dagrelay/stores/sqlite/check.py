@@ -22,7 +22,7 @@ from dagrelay.stores.operations import OUTSIDE
 from dagrelay.stores.sqlite import rows, schema
 from dagrelay.stores.sqlite.faults import is_busy, store_error
 from dagrelay.stores.sqlite.lock import is_held
-from dagrelay.stores.sqlite.soundness import entry_flaws, event_flaws, instance_flaws, owner_of, run_flaws
+from dagrelay.stores.sqlite.soundness import element_flaws, entry_flaws, event_flaws, instance_flaws, owner_of, run_flaws
 
 if TYPE_CHECKING:
     import os
@@ -38,8 +38,9 @@ _PIECE: Final = 1024 * 1024
 _LONGEST_NAME: Final = 200
 """Characters of a row's name."""
 
-_INSTANCES: Final = """SELECT instance.*, run.run_pk, run.dag_id, run.is_pruned, task.task_pk
-    FROM instance LEFT JOIN run USING (run_pk) LEFT JOIN task USING (task_pk)"""
+_INSTANCES: Final = """SELECT instance.*, run.run_pk, run.dag_id, run.is_pruned, task.task_pk, whole.state, whole.length
+    FROM instance LEFT JOIN run USING (run_pk) LEFT JOIN task USING (task_pk) LEFT JOIN instance AS whole
+    ON whole.run_pk = instance.run_pk AND whole.task_pk = instance.task_pk AND whole.map_index = -1"""
 _ENTRIES: Final = """SELECT xcom.run_pk, xcom.task_pk, map_index, key, slot, attempt, seq, xcom.created_us, size, serializer,
     sensitive, published, description, value_crc, xcom.crc, xcom.rowid, length(value),
     run.run_pk, run.dag_id, run.is_pruned, task.task_pk
@@ -216,6 +217,7 @@ class StoreCheck:
         yield from self._scan("instance", _INSTANCES, self._instance, keys=3)
         yield from self._scan("xcom", _ENTRIES, self._entry, keys=5)
         yield from self._scan("event", _EVENTS, self._event, keys=2)
+        yield from self._scan("inbox", "SELECT * FROM inbox", self._message, keys=1)
 
     @staticmethod
     def _owner(found: _Row) -> Iterator[str]:
@@ -233,13 +235,19 @@ class StoreCheck:
                 if cursor.execute("SELECT 1 FROM task WHERE task_id = ?", (task_id,)).fetchone() is None:
                     yield f"its task {_name((task_id,))} is missing"
 
+    def _message(self, found: _Row) -> Iterator[str]:
+        rows.decode_message(self._path, found)
+        yield from ()
+
     def _run(self, found: _Row) -> Iterator[str]:
         yield from run_flaws(found, rows.decode_run(self._path, found))
 
     def _instance(self, found: _Row) -> Iterator[str]:
-        stored = found[:14]
-        yield from instance_flaws(stored, *rows.decode_instance(self._path, stored))
-        yield from owner_of(found[14:]).flaws(needs_run=True)
+        stored, owner, whole = found[:17], found[17:21], found[21:]
+        place, row = rows.decode_instance(self._path, stored)
+        yield from instance_flaws(stored, place, row)
+        yield from element_flaws(place, row, whole)
+        yield from owner_of(owner).flaws(needs_run=True)
 
     def _entry(self, found: _Row) -> Iterator[str]:
         stored, rowid, length = found[:15], found[15], found[16]

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dagrelay.errors import StoreCorruptError
 from dagrelay.model.events import TaskStateChanged
+from dagrelay.model.records import InstanceKey
 from dagrelay.model.states import LIVE_TASK_STATES, RunState, TaskState
-from dagrelay.stores import rules
-from dagrelay.stores.base import RunImage
+from dagrelay.stores import entry_rules, rules
+from dagrelay.stores.base import Lookup, RunImage
 from dagrelay.stores.sqlite import rows
+from dagrelay.stores.sqlite.gathering import grouped, read_elements
+from dagrelay.stores.sqlite.streams import read_stream, stream_bytes
 from dagrelay.stores.sqlite.writes import next_seq
+from dagrelay.stores.stream_records import StreamPage
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
 
     from dagrelay.model.events import Event
-    from dagrelay.model.records import InstanceKey, Run, XComEntry
-    from dagrelay.stores.base import Lookup, RunQuery, StoredEntry, StoredInstance, StoredRun
+    from dagrelay.model.records import Run, XComEntry
+    from dagrelay.stores.base import RunQuery, StoredEntry, StoredInstance, StoredRun
+    from dagrelay.stores.entry_rules import EntryRow
     from dagrelay.stores.operations import StoredPlan
-    from dagrelay.stores.rules import EntryRow, InstanceRow
+    from dagrelay.stores.rules import InstanceRow
     from dagrelay.stores.sqlite.rows import Place, RunFields
+    from dagrelay.stores.stream_records import StreamQuery
 
 __all__ = ("KnownTasks", "Snapshot")
 
@@ -31,6 +38,11 @@ _KNOWN_TASKS: Final = 100_000
 
 _INSTANCE: Final = "SELECT * FROM instance WHERE run_pk = ? AND task_pk = ? AND map_index = ?"
 _ENTRY: Final = "SELECT * FROM xcom WHERE run_pk = ? AND task_pk = ? AND map_index = ? AND key = ? AND slot = ?"
+
+_EARLIER: Final = """SELECT run_id FROM run WHERE dag_id = :dag_id AND is_pruned = 0
+    AND (created_us, run_pk) < (:at, :run_pk) AND EXISTS (SELECT 1 FROM xcom WHERE xcom.run_pk = run.run_pk
+    AND xcom.task_pk = :task_pk AND xcom.map_index = -1 AND xcom.key = :key) ORDER BY created_us DESC, run_pk DESC"""
+_RUN_IDS: Final = "SELECT run_id FROM run WHERE dag_id = ? AND is_pruned = 0 ORDER BY created_us, run_pk"
 
 _OF_RUN: Final = 0
 _OF_INSTANCE: Final = 1
@@ -183,11 +195,29 @@ class Snapshot:
             if state is None or row.state is state
         ]
 
+    def attempts(self, dag_id: str, *, task_id: str | None) -> list[StoredInstance]:
+        """Answer Store.attempts."""
+        found = self._cursor.execute(_RUN_IDS, (dag_id,)).fetchall()
+        return [each for (run_id,) in found for each in self.instances(run_id, task_id=task_id, state=None)]
+
     # ---------------------------------------------------------------------------------------------- entries
 
     def lookup(self, wanted: Sequence[Lookup]) -> list[StoredEntry | None]:
         """Answer Store.lookup."""
-        return [self._find(each) for each in wanted]
+        found: list[StoredEntry | None] = [None] * len(wanted)
+        singles, groups = grouped(wanted)
+        for position in singles:
+            found[position] = self._find(wanted[position])
+        for name, positions in groups:
+            fields, task_pk = self._run(name.run_id), self._task_pk(name.task_id)
+            if fields is not None and task_pk is not None:
+                by_index = read_elements(
+                    self._cursor, self._path, (fields.run_pk, task_pk), name, positions, shown=self._shown_instance
+                )
+                for index, places in positions.items():
+                    for position in places:
+                        found[position] = by_index.get(index)
+        return found
 
     def _find(self, wanted: Lookup) -> StoredEntry | None:
         run_id, task_id, map_index = wanted.instance
@@ -200,15 +230,32 @@ class Snapshot:
             row, slots = None, wanted.slots
         else:
             row = self._instance(place)
-            slots = rules.visible_slots(row)
+            slots = entry_rules.visible_slots(row)
         for slot in slots:
             found = self._cursor.execute(_ENTRY, (*place, wanted.key, slot)).fetchone()
             if found is None:
                 continue
             entry = rows.decode_entry(self._path, found)[1]
-            if wanted.slots is not None or rules.is_visible(row, entry):
-                return rules.found(entry, rows.decode_value(self._path, found))
+            if wanted.slots is not None or entry_rules.is_visible(row, entry):
+                return entry_rules.found(entry, rows.decode_value(self._path, found))
         return None
+
+    def previous(self, dag_id: str, task_id: str, key: str, *, before_run: str, limit: int) -> list[tuple[str, StoredEntry]]:
+        """Answer Store.previous."""
+        before, task_pk = self._run(before_run), self._task_pk(task_id)
+        if before is None or before.row is None or task_pk is None:
+            return []
+        found: list[tuple[str, StoredEntry]] = []
+        values = {"dag_id": dag_id, "at": before.row.created_us, "run_pk": before.run_pk, "task_pk": task_pk, "key": key}
+        # A cursor of its own, as the run is looked into before the next one is asked for.
+        with closing(self._cursor.connection.cursor()) as runs:
+            for (run_id,) in runs.execute(_EARLIER, values):
+                if len(found) >= limit:
+                    break
+                value = self._find(Lookup(instance=InstanceKey(run_id, task_id), key=key))
+                if value is not None:
+                    found.append((run_id, value))
+        return found
 
     def entries(
         self, run_id: str, *, task_ids: Sequence[str] | None, prefix: str | None, all_attempts: bool, with_values: bool
@@ -225,9 +272,9 @@ class Snapshot:
             instance = self._key(run_id, place)
             row = self._instance(place)
             same = [entry for _, entry in group]
-            for entry in same if all_attempts else rules.picked(row, same):
-                state = rules.attempt_state(row, logged.get(place, ()), entry.attempt) if all_attempts else None
-                record = rules.entry_record(instance, entry, dag_id=dag_id, state=state)
+            for entry in same if all_attempts else entry_rules.picked(row, same):
+                state = entry_rules.attempt_state(row, logged.get(place, ()), entry.attempt) if all_attempts else None
+                record = entry_rules.entry_record(instance, entry, dag_id=dag_id, state=state)
                 result.append((record, self._valued(place, entry) if with_values else None))
         return result
 
@@ -249,7 +296,7 @@ class Snapshot:
 
     def _valued(self, place: Place, entry: EntryRow) -> StoredEntry:
         found = self._cursor.execute(_ENTRY, (*place, entry.key, entry.slot)).fetchone()
-        return rules.found(entry, rows.decode_value(self._path, found))
+        return entry_rules.found(entry, rows.decode_value(self._path, found))
 
     def _logged_changes(self, run_id: str, run_pk: int) -> dict[Place, list[TaskStateChanged]]:
         changes: dict[Place, list[TaskStateChanged]] = {}
@@ -265,7 +312,22 @@ class Snapshot:
         if fields is None:
             return 0
         size: int | None = self._cursor.execute("SELECT sum(size) FROM xcom WHERE run_pk = ?", (fields.run_pk,)).fetchone()[0]
-        return size or 0
+        return (size or 0) + stream_bytes(self._cursor, fields.run_pk)
+
+    def stream(self, query: StreamQuery) -> StreamPage:
+        """Answer Store.stream."""
+        producer = self._place(query.producer)
+        consumer = None if query.consumer is None else self._place(query.consumer)
+        if producer is None:
+            return StreamPage(head=None, position=None, chunks=())
+        return read_stream(self._cursor, self._path, producer, consumer, query)
+
+    def _place(self, instance: InstanceKey) -> Place | None:
+        run_id, task_id, map_index = instance
+        fields, task_pk = self._run(run_id), self._task_pk(task_id)
+        if fields is None or task_pk is None:
+            return None
+        return fields.run_pk, task_pk, rows.UNMAPPED if map_index is None else map_index
 
     # ---------------------------------------------------------------------------------------------- timeline
 
@@ -294,13 +356,20 @@ class Snapshot:
         if where.source == _OF_ENTRY:
             question = rows.SELECT_ENTRY + " AND task_pk = ? AND map_index = ? AND key = ? AND slot = ?"
             found = self._cursor.execute(question, (*place, where.key, where.slot)).fetchone()
-            return (rules.push_event(self._key(run_id, place), rows.decode_entry(self._path, found)[1]),)
+            return (entry_rules.push_event(self._key(run_id, place), rows.decode_entry(self._path, found)[1]),)
         found = self._cursor.execute("SELECT * FROM event WHERE run_pk = ? AND seq = ?", (fields.run_pk, where.seq)).fetchone()
         return (self._logged(run_id, found),)
 
     def _logged(self, run_id: str, found: tuple[Any, ...]) -> Event:
         task_pk = found[4]
         return rows.decode_event(self._path, run_id, None if task_pk is None else self._task_id(task_pk), found)
+
+    # ---------------------------------------------------------------------------------------------- messages
+
+    def message(self, message_id: str) -> str | None:
+        """Answer Store.message."""
+        found = self._cursor.execute("SELECT * FROM inbox WHERE message_id = ?", (message_id,)).fetchone()
+        return None if found is None else rows.decode_message(self._path, found)
 
     # ---------------------------------------------------------------------------------------------- rows and names
 

@@ -15,8 +15,9 @@ from dagrelay.errors import StoreCorruptError
 from dagrelay.model.events import RunFinished, RunStarted, TaskStateChanged, XComDeleted
 from dagrelay.model.records import ErrorRecord, InstanceKey, from_us, to_us
 from dagrelay.model.states import RunState, TaskState
+from dagrelay.stores.entry_rules import EntryRow
 from dagrelay.stores.operations import StoredPlan
-from dagrelay.stores.rules import EntryRow, InstanceRow, RunRow
+from dagrelay.stores.rules import InstanceRow, RunRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,9 +35,12 @@ __all__ = (
     "Place",
     "RunFields",
     "checksum",
+    "copied_entry",
+    "damaged",
     "decode_entry",
     "decode_event",
     "decode_instance",
+    "decode_message",
     "decode_plan",
     "decode_run",
     "decode_task",
@@ -44,11 +48,14 @@ __all__ = (
     "encode_entry",
     "encode_event",
     "encode_instance",
+    "encode_message",
     "encode_plan",
     "encode_run",
     "encode_task",
     "instance_checksum",
     "instance_key",
+    "understood",
+    "verify",
 )
 
 P = ParamSpec("P")
@@ -103,6 +110,7 @@ _XCOM_DELETED: Final = 4
 
 _INSTANCE_NUMBERS: Final = struct.Struct("<12q")
 _ENTRY_NUMBERS: Final = struct.Struct("<10q")
+_NOTHING_ADDED: Final = (None, None, None)
 _NULL: Final = -(2**63)
 """Stands for NULL in what a checksum covers, as no number in a row is as low."""
 
@@ -112,8 +120,11 @@ def checksum(fields: tuple[Any, ...]) -> int:
     return crc32(repr(fields).encode("ascii", "backslashreplace"))
 
 
-def instance_checksum(fields: tuple[Any, ...]) -> int:
-    """Return the checksum of a row of table `instance`; packed, the numbers of a row take a quarter of the time of their text."""
+def instance_checksum(fields: tuple[Any, ...], added: tuple[Any, ...] = _NOTHING_ADDED) -> int:
+    """Return the checksum of a row of table `instance`; packed, the numbers of a row take a quarter of the time of their text.
+
+    The columns that version 2 has `added` count only where one of them is set, so that the rows of version 1 stay valid.
+    """
     run_pk, task_pk, map_index, state, attempt, started_us, ended_us, start_seq, seq, error, failures, interruptions, retry_us = (
         fields
     )
@@ -131,7 +142,11 @@ def instance_checksum(fields: tuple[Any, ...]) -> int:
         interruptions,
         _NULL if retry_us is None else retry_us,
     )
-    return crc32(b"" if error is None else error.encode(), crc32(numbers))
+    crc = crc32(b"" if error is None else error.encode(), crc32(numbers))
+    if added == _NOTHING_ADDED:
+        return crc
+    length, follows, lineage = added
+    return crc32(f"\0{length}\0{follows}\0{lineage}".encode(), crc)
 
 
 def _entry_checksum(fields: tuple[Any, ...]) -> int:
@@ -143,7 +158,7 @@ def _entry_checksum(fields: tuple[Any, ...]) -> int:
     return crc32(f"{key}\0{serializer}\0{text}".encode(), crc32(numbers))
 
 
-def _understood(decode: Callable[P, T]) -> Callable[P, T]:
+def understood(decode: Callable[P, T]) -> Callable[P, T]:
     """Make a row that nobody can have written, though its checksum may be right, raise StoreCorruptError; `path` comes first."""
 
     @wraps(decode)
@@ -156,10 +171,10 @@ def _understood(decode: Callable[P, T]) -> Callable[P, T]:
     return guarded
 
 
-def _verify(path: str, table: str, fields: tuple[Any, ...], crc: int) -> None:
+def verify(path: str, table: str, fields: tuple[Any, ...], crc: int) -> None:
     """Raise StoreCorruptError unless the checksum is that of the fields."""
     if checksum(fields) != crc:
-        raise _damaged(path, table)
+        raise damaged(path, table)
 
 
 def _texts(text: str) -> list[str]:
@@ -170,7 +185,8 @@ def _texts(text: str) -> list[str]:
     return found
 
 
-def _damaged(path: str, table: str) -> StoreCorruptError:
+def damaged(path: str, table: str) -> StoreCorruptError:
+    """Return the error for a row that is not as it was written."""
     return StoreCorruptError(path, f"a row of table {table!r} does not match its checksum")
 
 
@@ -189,7 +205,7 @@ def decode_task(path: str, found: tuple[Any, ...]) -> tuple[int, str]:
         StoreCorruptError: it is not what was written.
     """
     task_pk, task_id, crc = found
-    _verify(path, "task", (task_pk, task_id), crc)
+    verify(path, "task", (task_pk, task_id), crc)
     return task_pk, task_id
 
 
@@ -200,7 +216,7 @@ def encode_plan(plan_pk: int, plan: StoredPlan) -> tuple[Any, ...]:
     return plan_pk, plan.fingerprint, task_ids, crc, plan.body
 
 
-@_understood
+@understood
 def decode_plan(path: str, found: tuple[Any, ...]) -> StoredPlan:
     """Return the plan in the row SQLite gave.
 
@@ -208,7 +224,7 @@ def decode_plan(path: str, found: tuple[Any, ...]) -> StoredPlan:
         StoreCorruptError: it is not what was written.
     """
     plan_pk, fingerprint, task_ids, crc, body = found
-    _verify(path, "plan", (plan_pk, fingerprint, task_ids, crc32(body)), crc)
+    verify(path, "plan", (plan_pk, fingerprint, task_ids, crc32(body)), crc)
     return StoredPlan(fingerprint=fingerprint, body=body, task_ids=tuple(_texts(task_ids)))
 
 
@@ -249,7 +265,7 @@ def encode_run(fields: RunFields) -> tuple[Any, ...]:
     return (*head, checksum((*head, crc32(params))), params)
 
 
-@_understood
+@understood
 def decode_run(path: str, found: tuple[Any, ...]) -> RunFields:
     """Return the row SQLite gave.
 
@@ -257,7 +273,7 @@ def decode_run(path: str, found: tuple[Any, ...]) -> RunFields:
         StoreCorruptError: it is not what was written.
     """
     *head, crc, params = found
-    _verify(path, "run", (*head, crc32(params)), crc)
+    verify(path, "run", (*head, crc32(params)), crc)
     run_pk, run_id, dag_id, state, is_pruned, tags, created_us, started_us, ended_us, start_seq, end_seq, plan_pk = head
     if dag_id is None:
         return RunFields(run_pk, run_id, None, None)
@@ -282,7 +298,7 @@ def decode_run(path: str, found: tuple[Any, ...]) -> RunFields:
 
 def encode_instance(place: Place, row: InstanceRow) -> tuple[Any, ...]:
     """Return the row as SQLite takes it."""
-    state, attempt, started_us, ended_us, start_seq, seq, error, failures, interruptions, retry_us = row
+    state, attempt, started_us, ended_us, start_seq, seq, error, failures, interruptions, retry_us, length, follows, lineage = row
     fields = (
         *place,
         TASK_STATE_CODES[state],
@@ -296,20 +312,21 @@ def encode_instance(place: Place, row: InstanceRow) -> tuple[Any, ...]:
         interruptions,
         retry_us,
     )
-    return (*fields, instance_checksum(fields))
+    added = length, None if follows is None else json.dumps(follows), lineage
+    return (*fields, instance_checksum(fields, added), *added)
 
 
-@_understood
+@understood
 def decode_instance(path: str, found: tuple[Any, ...]) -> tuple[Place, InstanceRow]:
     """Return the row SQLite gave.
 
     Raises:
         StoreCorruptError: it is not what was written.
     """
-    fields = found[:-1]
-    if instance_checksum(fields) != found[-1]:
-        raise _damaged(path, "instance")
-    run_pk, task_pk, map_index, state, attempt, started_us, ended_us, start_seq, seq, error, *counts = fields
+    if instance_checksum(found[:13], found[14:]) != found[13]:
+        raise damaged(path, "instance")
+    run_pk, task_pk, map_index, state, attempt, started_us, ended_us, start_seq, seq, error, *rest = found
+    failures, interruptions, retry_us, _, length, follows, lineage = rest
     row = InstanceRow(
         _TASK_STATES[state],
         attempt,
@@ -318,7 +335,12 @@ def decode_instance(path: str, found: tuple[Any, ...]) -> tuple[Place, InstanceR
         start_seq,
         seq,
         None if error is None else _decode_error(error),
-        *counts,
+        failures,
+        interruptions,
+        retry_us,
+        length,
+        None if follows is None else tuple(_texts(follows)),
+        lineage,
     )
     return (run_pk, task_pk, map_index), row
 
@@ -356,7 +378,13 @@ def encode_entry(place: Place, slot: int, attempt: int, entry: NewEntry) -> tupl
     return (*fields, _entry_checksum(fields), value)
 
 
-@_understood
+def copied_entry(found: tuple[Any, ...], run_pk: int, *, by: int) -> tuple[Any, ...]:
+    """Return the row, value and all, as SQLite takes it for another run, its place in the timeline moved up."""
+    fields = (run_pk, *found[1:6], found[6] + by, *found[7:14])
+    return (*fields, _entry_checksum(fields), found[15])
+
+
+@understood
 def decode_entry(path: str, found: tuple[Any, ...]) -> tuple[Place, EntryRow]:
     """Return the row SQLite gave, up to and without its value.
 
@@ -365,7 +393,7 @@ def decode_entry(path: str, found: tuple[Any, ...]) -> tuple[Place, EntryRow]:
     """
     fields = found[:14]
     if _entry_checksum(fields) != found[14]:
-        raise _damaged(path, "xcom")
+        raise damaged(path, "xcom")
     run_pk, task_pk, map_index, key, slot, attempt, seq, created_us, size, serializer, sensitive, published, text, _ = fields
     row = EntryRow(key, slot, attempt, seq, created_us, size, serializer, bool(sensitive), bool(published), text)
     return (run_pk, task_pk, map_index), row
@@ -381,6 +409,27 @@ def decode_value(path: str, found: tuple[Any, ...]) -> bytes:
     if crc32(value) != found[13] or len(value) != found[8]:
         raise StoreCorruptError(path, f"the value of XCom {found[3]!r} does not match its checksum or size")
     return value
+
+
+# -------------------------------------------------------------------------------------------------- messages
+
+
+def encode_message(message_id: str, at_us: int, result: str) -> tuple[Any, ...]:
+    """Return the row as SQLite takes it."""
+    fields = message_id, at_us, result
+    return (*fields, checksum(fields))
+
+
+def decode_message(path: str, found: tuple[Any, ...]) -> str:
+    """Return the result in the row SQLite gave.
+
+    Raises:
+        StoreCorruptError: it is not what was written.
+    """
+    *fields, crc = found
+    verify(path, "inbox", tuple(fields), crc)
+    result: str = found[2]
+    return result
 
 
 # -------------------------------------------------------------------------------------------------- events
@@ -406,7 +455,7 @@ def encode_event(run_pk: int, task_pk: int | None, event: LoggedEvent) -> tuple[
     return (*fields, checksum(fields))
 
 
-@_understood
+@understood
 def decode_event(path: str, run_id: str, task_id: str | None, found: tuple[Any, ...]) -> Event:
     """Return the logged event SQLite gave.
 
@@ -414,7 +463,7 @@ def decode_event(path: str, run_id: str, task_id: str | None, found: tuple[Any, 
         StoreCorruptError: it is not what was written.
     """
     fields = found[:-1]
-    _verify(path, "event", fields, found[-1])
+    verify(path, "event", fields, found[-1])
     _, seq, kind, time_us, _, map_index, attempt, state, text, count = fields
     time = from_us(time_us)
     if kind == _RUN_STARTED:

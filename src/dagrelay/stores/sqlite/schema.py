@@ -135,6 +135,53 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             PRIMARY KEY (run_pk, seq)
         ) STRICT, WITHOUT ROWID""",
     ),
+    (
+        # Behind the checksum, and NULL in all rows that version 1 has left, whose checksums thereby stay right.
+        "ALTER TABLE instance ADD COLUMN length INTEGER",
+        "ALTER TABLE instance ADD COLUMN follows TEXT",
+        "ALTER TABLE instance ADD COLUMN lineage TEXT",
+        # Messages from other processes, and what has become of them.
+        """CREATE TABLE inbox (
+            message_id TEXT PRIMARY KEY,
+            at_us INTEGER NOT NULL,
+            result TEXT NOT NULL,
+            crc INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX inbox_by_time ON inbox (at_us)",
+        # Many items of a stream in one row, and again the value last.
+        """CREATE TABLE stream_chunk (
+            run_pk INTEGER NOT NULL,
+            task_pk INTEGER NOT NULL,
+            map_index INTEGER NOT NULL CHECK (map_index >= -1),
+            key TEXT NOT NULL,
+            generation INTEGER NOT NULL CHECK (generation > 0),
+            first_seq INTEGER NOT NULL CHECK (first_seq >= 0),
+            count INTEGER NOT NULL CHECK (count > 0),
+            attempt INTEGER NOT NULL CHECK (attempt > 0),
+            is_numbered INTEGER NOT NULL,
+            created_us INTEGER NOT NULL,
+            size INTEGER NOT NULL CHECK (size >= 0),
+            serializer TEXT NOT NULL,
+            items_crc INTEGER NOT NULL,
+            crc INTEGER NOT NULL,
+            items BLOB NOT NULL,
+            PRIMARY KEY (run_pk, task_pk, map_index, key, generation, first_seq)
+        ) STRICT""",
+        # What each consumer has acknowledged: of which producer's stream, and up to which item.
+        """CREATE TABLE stream_position (
+            run_pk INTEGER NOT NULL,
+            task_pk INTEGER NOT NULL,
+            map_index INTEGER NOT NULL CHECK (map_index >= -1),
+            producer_pk INTEGER NOT NULL,
+            producer_index INTEGER NOT NULL CHECK (producer_index >= -1),
+            key TEXT NOT NULL,
+            generation INTEGER NOT NULL CHECK (generation > 0),
+            next_seq INTEGER NOT NULL CHECK (next_seq >= 0),
+            attempt INTEGER NOT NULL CHECK (attempt > 0),
+            crc INTEGER NOT NULL,
+            PRIMARY KEY (run_pk, task_pk, map_index, producer_pk, producer_index, key)
+        ) STRICT, WITHOUT ROWID""",
+    ),
 )
 """Statements leading from each version (the `user_version` of the database) to the next; forward only."""
 

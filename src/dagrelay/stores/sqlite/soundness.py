@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dagrelay.model.events import Event
-    from dagrelay.stores.rules import EntryRow, InstanceRow, RunRow
+    from dagrelay.stores.entry_rules import EntryRow
+    from dagrelay.stores.rules import InstanceRow, RunRow
     from dagrelay.stores.sqlite.rows import Place, RunFields
 
-__all__ = ("Owner", "entry_flaws", "event_flaws", "instance_flaws", "owner_of", "run_flaws")
+__all__ = ("Owner", "element_flaws", "entry_flaws", "event_flaws", "instance_flaws", "owner_of", "run_flaws")
 
-_NEVER_STORED: Final = frozenset({TaskState.QUEUED, TaskState.WAITING})
+_LIVE: Final = frozenset({TaskState.RUNNING, TaskState.WAITING})
 _REWRITTEN: Final = "its columns are not as they are written"
 
 
@@ -88,11 +89,19 @@ def _is_object(params: bytes) -> bool:
         return False
 
 
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def instance_flaws(found: tuple[Any, ...], place: Place, row: InstanceRow) -> Iterator[str]:
     """Name what is wrong with a row of table `instance`."""
     if rows.encode_instance(place, row) != found:
         yield _REWRITTEN
-    if row.state in _NEVER_STORED:
+    if row.state is TaskState.QUEUED:
         yield f"state {row.state} is never stored"
     if row.seq < 1 or not 1 <= (1 if row.start_seq is None else row.start_seq) <= row.seq:
         yield f"its places start_seq={row.start_seq}, seq={row.seq} are out of order"
@@ -100,19 +109,41 @@ def instance_flaws(found: tuple[Any, ...], place: Place, row: InstanceRow) -> It
         yield f"attempt {row.attempt} can't have started_us={row.started_us} and start_seq={row.start_seq}"
     if row.failures < 0 or row.interruptions < 0:
         yield f"its counts failures={row.failures}, interruptions={row.interruptions} are negative"
+    if row.length is not None and (row.length < 0 or place[2] != rows.UNMAPPED):
+        yield f"it can't have length={row.length}"
+    if row.lineage is not None and not _is_json(row.lineage):
+        yield "its lineage is no JSON"
     yield from _state_flaws(row)
 
 
 def _state_flaws(row: InstanceRow) -> Iterator[str]:
-    needs_attempt = row.state in {TaskState.RUNNING, TaskState.UP_FOR_RETRY, TaskState.SUCCESS, TaskState.INTERRUPTED}
+    needs_attempt = row.state in {*_LIVE, TaskState.UP_FOR_RETRY, TaskState.SUCCESS, TaskState.INTERRUPTED}
     if needs_attempt and row.attempt == 0:
         yield f"it is {row.state} without an attempt"
-    if row.state is TaskState.RUNNING and (row.ended_us, row.error, row.start_seq) != (None, None, row.seq):
-        yield "it is running, and has ended or was never started"
-    if row.state is TaskState.PENDING and (row.error, row.start_seq, row.retry_us) != (None, None, None):
+    if row.state in _LIVE and (row.ended_us, row.error, row.start_seq) != (None, None, row.seq):
+        yield f"it is {row.state}, and has ended or was never started"
+    kept = row.error, row.start_seq, row.retry_us, row.length, row.follows, row.lineage
+    if row.state is TaskState.PENDING and any(each is not None for each in kept):
         yield "it is pending, and keeps something of an attempt"
+    if row.state in _LIVE and (row.follows is not None or row.lineage is not None):
+        yield f"it is {row.state}, and has decided or read already"
     if row.state in ENDED_TASK_STATES | {TaskState.UP_FOR_RETRY, TaskState.INTERRUPTED} and row.ended_us is None:
         yield f"it is {row.state}, and never ended"
+
+
+def element_flaws(place: Place, row: InstanceRow, whole: tuple[Any, Any]) -> Iterator[str]:
+    """Name what is wrong with an element of a mapped task, by state and length of the task as a whole (None if it has no row).
+
+    Where the whole or the element is cleared, a new expansion is still to say how many there are.
+    """
+    state, length = whole
+    pending = rows.TASK_STATE_CODES[TaskState.PENDING]
+    if place[2] == rows.UNMAPPED or row.state is TaskState.PENDING:
+        return
+    if state is None:
+        yield "it is an element of a task that was never expanded"
+    elif state != pending and place[2] >= (length or 0):
+        yield f"it is an element of a task of length {length or 0}"
 
 
 def entry_flaws(found: tuple[Any, ...], row: EntryRow, length: int) -> Iterator[str]:

@@ -17,8 +17,9 @@ from dagrelay.model.records import from_us
 from dagrelay.stores.base import StoreStatistics
 from dagrelay.stores.sqlite import schema
 from dagrelay.stores.sqlite.backup import back_up, copy_before_migration, copy_database
-from dagrelay.stores.sqlite.driver import UnitConnection, driver_for_this_loop
+from dagrelay.stores.sqlite.driver import InlineDriver, UnitConnection, driver_for_this_loop
 from dagrelay.stores.sqlite.faults import is_busy, store_error
+from dagrelay.stores.sqlite.inbox import InboxFolder
 from dagrelay.stores.sqlite.lock import OwnerLock, is_held
 from dagrelay.stores.sqlite.reads import KnownTasks, Snapshot
 from dagrelay.stores.sqlite.writer import Writer
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from dagrelay.stores.base import Lookup, RunImage, RunQuery, StoredEntry, StoredInstance, StoredRun
     from dagrelay.stores.operations import Operation
     from dagrelay.stores.sqlite.driver import Driver, DriverFactory
+    from dagrelay.stores.stream_records import StreamPage, StreamQuery
 
 __all__ = ("SqliteStore",)
 
@@ -103,6 +105,13 @@ class SqliteStore:
     def is_read_only(self) -> bool:
         """Whether `apply` is refused."""
         return self._is_read_only
+
+    @property
+    def inbox(self) -> InboxFolder | None:
+        """The folder by which other processes reach the owner; None for who is none, and in a simulation, which has no others."""
+        if self._writing is None or isinstance(self._writing, InlineDriver):
+            return None
+        return InboxFolder(self._path)
 
     def statistics(self) -> StoreStatistics:
         """Return what was done since the opening."""
@@ -333,6 +342,10 @@ class SqliteStore:
             )
         )
 
+    async def stream(self, query: StreamQuery) -> StreamPage:
+        """Return a page of a stream; see Store.stream."""
+        return await self._read(lambda snapshot: snapshot.stream(query))
+
     async def stored_bytes(self, run_id: str) -> int:
         """Return the sum of sizes; see Store.stored_bytes."""
         return await self._read(lambda snapshot: snapshot.stored_bytes(run_id))
@@ -340,6 +353,20 @@ class SqliteStore:
     async def next_seq(self, run_id: str) -> int:
         """Return the next place in the timeline; see Store.next_seq."""
         return await self._read(lambda snapshot: snapshot.next_seq(run_id))
+
+    async def previous(
+        self, dag_id: str, task_id: str, key: str, *, before_run: str, limit: int
+    ) -> list[tuple[str, StoredEntry]]:
+        """Return values of earlier runs; see Store.previous."""
+        return await self._read(lambda snapshot: snapshot.previous(dag_id, task_id, key, before_run=before_run, limit=limit))
+
+    async def attempts(self, dag_id: str, *, task_id: str | None = None) -> list[StoredInstance]:
+        """Return the task instances of all runs; see Store.attempts."""
+        return await self._read(lambda snapshot: snapshot.attempts(dag_id, task_id=task_id))
+
+    async def message(self, message_id: str) -> str | None:
+        """Return what has become of a message; see Store.message."""
+        return await self._read(lambda snapshot: snapshot.message(message_id))
 
     async def events(self, run_id: str, *, after_seq: int = 0, limit: int = 1000) -> list[Event]:
         """Return a page of the timeline; see Store.events."""

@@ -11,8 +11,9 @@ import attrs
 
 from dagrelay.errors import DagrelayError, StaleOwnerError, StoreError, StoreVanishedError
 from dagrelay.stores.operations import run_id_of
+from dagrelay.stores.sqlite.changes import Changes, Names
 from dagrelay.stores.sqlite.faults import is_busy, store_error
-from dagrelay.stores.sqlite.writes import Attempted, Changes, Names, carry_out, interrupt_runs
+from dagrelay.stores.sqlite.writes import Attempted, carry_out, interrupt_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
