@@ -13,7 +13,7 @@ from dagrelay.testing import FaultyStore, InlineDriver, StoreKilledError, genera
 from dagrelay.testing.simulation import memory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dagrelay import Store, TaskContext
     from dagrelay.errors import DagrelayError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dagrelay.testing import GeneratedDag, Simulation
     from dagrelay.testing.faulty import StoreCall
 
-__all__ = ("EAGER_RULES", "Ledger", "Observed", "crashing", "in_memory", "observed_in", "on_disk")
+__all__ = ("EAGER_RULES", "Ledger", "Observed", "crashing", "failing", "in_memory", "observed_in", "on_disk")
 
 EAGER_RULES: Final = frozenset({"one_success", "one_failed", "one_done", "always"})
 """Rules by which a task may start before all of its upstreams have ended."""
@@ -86,11 +86,36 @@ def on_disk(sim: Simulation) -> Store:
 async def crashing(sim: Simulation) -> None:
     """Run a random DAG to its end through all that comes, and compare it with the oracle."""
     choices = Random(f"{sim.seed} choices")  # The same in each life.
-    observed = observed_in(sim)
     # Half of the worlds know cancellations and faults of the store besides crashes, a third a clock that jumps.
     is_rough, jumps = choices.random() < 0.5, choices.random() < 0.33
     durability = choices.choice(list(Durability))
     slots = choices.choice((1, 3, 128))
+    generated = _generate(sim, choices)
+    if choices.random() < 0.5:
+        sim.store.delay(lambda: sim.random.expovariate(1 / 0.05), on="any", for_ever=True)
+    await _rounds(
+        sim, generated, durability, slots, lambda: _plan_trouble(sim, is_rough=is_rough, jumps=jumps), is_rough=is_rough
+    )
+
+
+async def failing(sim: Simulation) -> None:
+    """Run a random DAG over a store that is slow and whose writes fail now and then: much waits for its turn behind a failure.
+
+    In PIPELINED mode that may depend on what was lost, so that nothing of it may be written.
+    """
+    generated = _generate(sim, Random(f"{sim.seed} choices"))
+    sim.store.delay(lambda: sim.random.expovariate(1 / 5), for_ever=True)
+
+    def plan() -> None:
+        if sim.random.random() < 0.7:
+            sim.store.fail(lambda: StoreError("planted"), at=sim.random.randint(2, 20))
+
+    await _rounds(sim, generated, Durability.PIPELINED, 128, plan, is_rough=True)
+
+
+def _generate(sim: Simulation, choices: Random) -> GeneratedDag:
+    """Return the seed's DAG, whose handlers tell what they see."""
+    observed = observed_in(sim)
     if sim.life > 1:
         observed.stops += 1
 
@@ -101,11 +126,22 @@ async def crashing(sim: Simulation) -> None:
                 observed.violations.append(f"{ctx.task_id} runs again though its success was committed")
             observed.starts[ctx.task_id] += 1
 
-    generated = generate_dag(choices, max_tasks=choices.choice((8, 15, 30)), on_start=on_start)
-    if choices.random() < 0.5:
-        sim.store.delay(lambda: sim.random.expovariate(1 / 0.05), on="any", for_ever=True)
+    return generate_dag(choices, max_tasks=choices.choice((8, 15, 30)), on_start=on_start)
+
+
+async def _rounds(
+    sim: Simulation,
+    generated: GeneratedDag,
+    durability: Durability,
+    slots: int,
+    plan: Callable[[], None],
+    *,
+    is_rough: bool,
+) -> None:
+    """Go on with the run, each time with what is planned for it, until it is done."""
+    observed = observed_in(sim)
     for _ in range(_MOST_ROUNDS):
-        _plan_trouble(sim, is_rough=is_rough, jumps=jumps)
+        plan()
         is_done = await _round(sim, generated, observed, durability, slots, is_rough=is_rough)
         assert not observed.violations, observed.violations[0]
         if is_done:

@@ -12,7 +12,7 @@ import pytest
 from dagrelay.testing import InlineDriver, SimulationError, simulate
 from dagrelay.testing.seeded import BACKENDS
 from dagrelay.testing.simulation import memory
-from tests.simulation.crashing import Ledger, crashing, in_memory, observed_in, on_disk
+from tests.simulation.crashing import Ledger, crashing, failing, in_memory, observed_in, on_disk
 from tests.simulation.taking_over import taking_over, with_fence
 from tests.simulation.wrong_stores import AcksBeforeCommit, KeepsTheWrongPart, WithoutFence
 
@@ -72,6 +72,12 @@ def test_what_is_handed_on_is_the_same_whatever_comes_between(
     runs = simulate(crashing, sweep.share(share, SHARES), backend=backend, store=store, crashes=CRASHES)
     figures.extend(run.lives for run in runs)
     assert sum(figures) > 2 * len(figures), "most worlds were to crash"
+
+
+def test_nothing_of_a_run_is_written_once_a_write_of_it_has_failed(backend: Backend, sweep: Sweep, figures: list[int]) -> None:
+    """What was accepted meanwhile, and waited for its turn, is not stored without what it depends on."""
+    runs = simulate(failing, range(sweep.seeds // 4), backend=backend, store=in_memory)
+    figures.extend(run.lives for run in runs)
 
 
 def test_an_owner_taken_over_writes_nothing_more(backend: Backend, sweep: Sweep, figures: list[int]) -> None:
