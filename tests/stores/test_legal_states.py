@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dagrelay.stores.operations import MarkInstance
     from dagrelay.stores.rules import InstanceRow
 
-_NEW_INSTANCE = "INSERT INTO instance VALUES (1, 1, -1, ?, ?, 0, 0, NULL, 1, NULL, 0, 0, NULL, 0)"
+_NEW_INSTANCE = "INSERT INTO instance VALUES (1, 1, -1, ?, ?, 0, 0, NULL, 1, NULL, 0, 0, NULL, 0, NULL, NULL, NULL)"
 _NEW_RUN = "INSERT INTO run VALUES (1, 'r', 'd', ?, 0, '[]', 0, 0, 0, 1, 2, NULL, 0, x'7b7d')"
 
 

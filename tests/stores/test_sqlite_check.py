@@ -32,9 +32,10 @@ CANARY: Final = "a-canary-in-a-value"
 async def _fill(path: Path) -> None:
     store, story, other = SqliteStore(path, synchronous="NORMAL"), Story(), Story("running")
     gone, outside, failed = Story("gone"), Story("outside"), Story("failed")
+    mapped = Story("mapped")
     error = ErrorRecord(type="E", message="m")
     await store.open(now_us=0)
-    await store.apply(
+    results = await store.apply(
         [
             story.create("a", "b", tags=("t",), params=b'{"p": 1}'),
             story.finish("a", state=TaskState.UP_FOR_RETRY, error=error),
@@ -59,8 +60,25 @@ async def _fill(path: Path) -> None:
             failed.end(RunState.CANCELLED),
             other.create("a", "c"),
             other.start("a"),
+            mapped.create("d", "e", "f", "g"),
+            mapped.start("d", length=2),
+            mapped.finish("d", map_index=0),
+            mapped.finish("d", map_index=1, state=TaskState.FAILED),
+            mapped.finish("d", state=TaskState.FAILED),
+            mapped.start("e", length=3),
+            *(mapped.finish("e", map_index=index) for index in range(3)),
+            mapped.finish("e"),
+            mapped.finish("f", follows=("g",), lineage='["read"]'),
+            mapped.end(RunState.FAILED),
+            mapped.reopen(*(mapped.key("e", index) for index in (None, 0, 1, 2)), message_id="m"),
+            # An expansion that is shorter than the one before leaves elements behind, pending.
+            mapped.start("e", 2, length=1),
+            mapped.finish("e", 2, map_index=0),
+            mapped.wait("g", deadline_us=7),
+            mapped.provide("g", CANARY.encode(), message_id="n"),
         ]
     )
+    assert all(isinstance(result, int) for result in results)
     await store.close()
 
 
@@ -95,9 +113,20 @@ def test_a_store_that_the_library_wrote_is_clean(path: Path) -> None:
     """All rows are looked at; runs that were interrupted, or running when their owner died, can be resumed."""
     with StoreCheck(path) as check:
         assert list(check.findings()) == []
-        assert [(run.run_id, run.dag_id) for run in check.resumable()] == [("run", "dag"), ("running", "dag")]
+        assert [(run.run_id, run.dag_id) for run in check.resumable()] == [("run", "dag"), ("running", "dag"), ("mapped", "dag")]
         assert check.schema_version == len(schema.MIGRATIONS)
-    assert check.rows == {"owner": 1, "task": 3, "plan": 2, "run": 5, "instance": 4, "xcom": 4, "event": 8}
+    assert check.rows == {
+        "owner": 1,
+        "task": 7,
+        "plan": 3,
+        "run": 6,
+        "instance": 13,
+        "xcom": 5,
+        "event": 22,
+        "inbox": 2,
+        "stream_chunk": 0,
+        "stream_position": 0,
+    }
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], scope="module")
@@ -109,8 +138,8 @@ async def test_what_runs_under_an_owner_is_nothing_to_resume(path: Path) -> None
     with StoreCheck(path) as check:
         assert list(check.findings()) == []
         await owner.apply([story.finish("a"), story.end()])
-        assert [run.run_id for run in check.resumable()] == ["run", "running"]
-        assert check.rows["run"] == 6
+        assert [run.run_id for run in check.resumable()] == ["run", "running", "mapped"]
+        assert check.rows["run"] == 7
     await owner.close()
 
 
@@ -145,13 +174,22 @@ def test_the_check_changes_nothing(path: Path) -> None:
         ("DELETE FROM task WHERE task_pk = 3", "plan 2: its task 'c' is missing"),
         ("DELETE FROM plan WHERE plan_pk = 2", "run: what it refers to in table 'plan' is missing"),
         ("DELETE FROM run WHERE run_pk = 3", "xcom 3/1/-1/'k'/0: its run is missing"),
+        (
+            "UPDATE inbox SET result = 'no' WHERE message_id = 'm'",
+            "inbox 'm': a row of table 'inbox' does not match its checksum",
+        ),
+        (
+            "UPDATE instance SET lineage = NULL WHERE lineage IS NOT NULL",
+            "instance 6/6/-1: a row of table 'instance' does not match its checksum",
+        ),
+        ("DELETE FROM instance WHERE length = 2", "instance 6/4/1: it is an element of a task that was never expanded"),
         ("DELETE FROM owner", "owner: it has 0 rows and the epoch None"),
         ("UPDATE owner SET epoch = -1", "owner: it has 1 rows and the epoch -1"),
         ("CREATE TABLE more (a)", "schema 'more': it is none of ours"),
         ("DROP INDEX run_by_end", "schema 'run_by_end': it is missing"),
         ("ALTER TABLE event ADD COLUMN more TEXT", "schema 'event': it was changed"),
         ("DROP TABLE event", "event: it can't be read to its end: no such table: event"),
-        ("PRAGMA user_version = 999", "file: a newer version of dagrelay wrote it (schema 999, this one knows 1)"),
+        ("PRAGMA user_version = 999", "file: a newer version of dagrelay wrote it (schema 999, this one knows 2)"),
         ("PRAGMA application_id = 7", "file: it is a SQLite database of another application"),
     ],
 )
@@ -194,13 +232,14 @@ def _checksum(table: str, names: list[str], found: list[Any]) -> int:
         "run": lambda: rows.checksum((*fields, crc32(found[place + 1]))),
         "plan": lambda: rows.checksum((*fields, crc32(found[place + 1]))),
         "event": lambda: rows.checksum(fields),
-        "instance": lambda: rows.instance_checksum(fields),
+        "instance": lambda: rows.instance_checksum(fields, tuple(found[place + 1 :])),
         "xcom": lambda: rows._entry_checksum(fields),
     }
     return kinds[table]()
 
 
 RUN, TOMBSTONE, HOLDER, LIVE = "run_pk = 1", "run_pk = 2", "run_pk = 3", "run_pk = 5"
+MAPPED, ELEMENT, WAITING, BRANCH = "length = 2", "task_pk = 4 AND map_index = 1", "state = 3", "follows IS NOT NULL"
 
 
 @pytest.mark.parametrize(
@@ -225,7 +264,20 @@ RUN, TOMBSTONE, HOLDER, LIVE = "run_pk = 1", "run_pk = 2", "run_pk = 3", "run_pk
         ("run", RUN, {2: None}, "its run id is no run's"),
         ("instance", LIVE, {3: 77}, "KeyError"),
         ("instance", LIVE, {3: 1}, "state queued is never stored"),
-        ("instance", LIVE, {3: 3}, "state waiting is never stored"),
+        ("instance", WAITING, {4: 0}, "it is waiting without an attempt"),
+        ("instance", WAITING, {6: 5}, "it is waiting, and has ended or was never started"),
+        ("instance", WAITING, {16: "[]"}, "it is waiting, and has decided or read already"),
+        ("instance", LIVE, {15: "[]"}, "it is running, and has decided or read already"),
+        ("instance", MAPPED, {14: 1}, "it is an element of a task of length 1"),
+        ("instance", MAPPED, {14: None}, "it is an element of a task of length 0"),
+        ("instance", MAPPED, {14: -1}, "it can't have length=-1"),
+        ("instance", ELEMENT, {14: 1}, "it can't have length=1"),
+        ("instance", ELEMENT, {2: 2}, "it is an element of a task of length 2"),
+        ("instance", BRANCH, {15: '["g" ]'}, "not as they are written"),
+        ("instance", BRANCH, {15: "[7]"}, "it can't be understood: ValueError"),
+        ("instance", BRANCH, {15: "{"}, "it can't be understood: JSONDecodeError"),
+        ("instance", BRANCH, {16: "{"}, "its lineage is no JSON"),
+        ("instance", "task_pk = 5 AND map_index = 2", {14: 1}, "it is pending, and keeps something of an attempt"),
         ("instance", LIVE, {3: 5}, "it is success, and never ended"),
         ("instance", LIVE, {3: 10}, "it is interrupted, and never ended"),
         ("instance", LIVE, {3: 0}, "it is pending, and keeps something of an attempt"),
@@ -237,7 +289,7 @@ RUN, TOMBSTONE, HOLDER, LIVE = "run_pk = 1", "run_pk = 2", "run_pk = 3", "run_pk
         ("instance", LIVE, {7: 9}, "are out of order"),
         ("instance", LIVE, {10: -1}, "are negative"),
         ("instance", LIVE, {11: -1}, "are negative"),
-        ("instance", "state = 6", {9: '["E",  "m", ""]'}, "not as they are written"),
+        ("instance", "state = 6 AND run_pk = 4", {9: '["E",  "m", ""]'}, "not as they are written"),
         ("instance", LIVE, {1: 99}, "its task is missing"),
         ("xcom", "slot = 2", {5: 3}, "attempt 3 can't have written to slot 2"),
         ("xcom", "slot = -1", {5: 0}, "attempt 0 can't have written to slot -1"),
@@ -245,11 +297,11 @@ RUN, TOMBSTONE, HOLDER, LIVE = "run_pk = 1", "run_pk = 2", "run_pk = 3", "run_pk
         ("xcom", "slot = 2", {6: 0}, "its place seq=0 is none"),
         ("xcom", "slot = 2", {8: 7}, "its value has 19 bytes where 7 are noted"),
         ("xcom", "slot = 2", {10: 2}, "not as they are written"),
-        ("event", "kind = 1", {2: 5}, "it can't be understood"),
-        ("event", "kind = 1", {6: 1}, "not as they are written"),
+        ("event", "kind = 1 AND run_pk = 1", {2: 5}, "it can't be understood"),
+        ("event", "kind = 1 AND run_pk = 1", {6: 1}, "not as they are written"),
         ("event", "kind = 3 AND state = 4", {7: 77}, "it can't be understood"),
         ("event", "kind = 4 AND run_pk = 1", {9: 0}, "the deletion of nothing"),
-        ("event", "kind = 1", {1: 0}, "its place seq=0 is none"),
+        ("event", "kind = 1 AND run_pk = 1", {1: 0}, "its place seq=0 is none"),
         ("event", "kind = 4 AND run_pk = 1", {0: 2}, "its run was pruned"),
         ("event", "kind = 3 AND state = 4", {0: 3, 1: 50}, "its run id is no run's"),
         ("plan", "plan_pk = 1", {2: '["no"]'}, "its task 'no' is missing"),
@@ -338,7 +390,7 @@ def test_what_can_not_be_read_is_told_and_the_rest_goes_on(path: Path) -> None:
         assert check._connection is not None
         check._connection.set_authorizer(refuse)
         found = [str(finding) for finding in check.findings()]
-    assert [each.partition(": ")[0] for each in found] == ["file", "task", "plan 1", "plan 2", "run 1/'run'"]
+    assert [each.partition(": ")[0] for each in found] == ["file", "task", "plan 1", "plan 2", "plan 3", "run 1/'run'"]
 
 
 def test_a_check_is_used_inside_with(tmp_path: Path) -> None:

@@ -114,13 +114,14 @@ async def test_a_changed_row_is_told(tmp_path: Path, statement: str) -> None:
 
 
 _FIELDS: Final = (1, 1, -1, 77, 1, 1, 2, 1, 2, None, 0, 0, None)
+_ADDED: Final = (None, None, None)
 
 
 @pytest.mark.parametrize(
     ("decode", "found", "reason"),
     [
-        (rows.decode_instance, (*_FIELDS, rows.instance_checksum(_FIELDS)), "can't be understood: KeyError"),
-        (rows.decode_instance, (*_FIELDS, 0), "does not match its checksum"),
+        (rows.decode_instance, (*_FIELDS, rows.instance_checksum(_FIELDS), *_ADDED), "can't be understood: KeyError"),
+        (rows.decode_instance, (*_FIELDS, 0, *_ADDED), "does not match its checksum"),
         (rows.decode_task, (1, "a", 0), "does not match its checksum"),
     ],
 )

@@ -22,7 +22,7 @@ from dagrelay.errors import (
     StoreVanishedError,
 )
 from dagrelay.stores import Lookup, SqliteStore
-from dagrelay.stores.sqlite import reads, writes
+from dagrelay.stores.sqlite import changes, reads
 from dagrelay.stores.sqlite import store as store_module
 from dagrelay.stores.sqlite.driver import UnitConnection
 from dagrelay.testing.story import Story
@@ -466,7 +466,7 @@ async def test_a_failed_take_over_leaves_the_earlier_owner_in_place(tmp_path: Pa
 
 async def test_names_are_forgotten_within_bounds(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the writer nor the reader grows with the ids it has met, and both read them again."""
-    monkeypatch.setattr(writes, "_KNOWN_NAMES", 3)
+    monkeypatch.setattr(changes, "_KNOWN_NAMES", 3)
     monkeypatch.setattr(reads, "_KNOWN_TASKS", 3)
     story, tasks = Story(), [f"t{number}" for number in range(10)]
     await store.apply([story.create(*tasks)])

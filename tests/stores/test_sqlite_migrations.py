@@ -1,6 +1,6 @@
 """Migrations: forward only, all or nothing, and never without a copy of what was there before.
 
-There is one version of the schema so far; two more are made up here.
+What is migrated is the file that version 1 has left; two more versions are made up here.
 """
 
 # pyright: reportPrivateUsage=false
@@ -8,6 +8,7 @@ There is one version of the schema so far; two more are made up here.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -20,30 +21,33 @@ from typing import Any, Final
 import pytest
 
 from dagrelay.errors import StoreBackupError, StoreError, StoreSchemaError
+from dagrelay.model.records import InstanceKey
 from dagrelay.stores import Lookup, SqliteStore, StoreCheck
 from dagrelay.stores.sqlite import schema
 from dagrelay.stores.sqlite.lock import is_held
-from dagrelay.testing.story import Story
 
-SECOND: Final = ("CREATE TABLE note (n INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT", "INSERT INTO note VALUES (1, 'one')")
-THIRD: Final = (
-    "ALTER TABLE note ADD COLUMN size INTEGER",
-    "UPDATE note SET size = length(text)",
-    "CREATE INDEX notes ON note (size)",
-)
+GOLDEN: Final = Path(__file__).parents[1] / "golden" / "v1.db"
 FIRST: Final = schema.MIGRATIONS[:1]
+MADE_UP: Final = (
+    ("CREATE TABLE note (n INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT", "INSERT INTO note VALUES (1, 'one')"),
+    (
+        "ALTER TABLE note ADD COLUMN size INTEGER",
+        "UPDATE note SET size = length(text)",
+        "CREATE INDEX notes ON note (size)",
+    ),
+)
+ALL: Final = (*schema.MIGRATIONS, *MADE_UP)
+NEWEST: Final = len(ALL)
 
 
 @pytest.fixture
 async def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a database of version 1 with a run in it, and a library that knows three versions."""
-    monkeypatch.setattr(schema, "MIGRATIONS", FIRST)
-    path, story = tmp_path / "runs.db", Story()
-    store = SqliteStore(path)
-    await store.open(now_us=0)
-    await store.apply([story.create("a"), story.finish("a", values={"k": b"value"}), story.end()])
-    await store.close()
-    monkeypatch.setattr(schema, "MIGRATIONS", (*FIRST, SECOND, THIRD))
+    """Give a database of version 1 in which nothing runs, and a library that knows later ones."""
+    monkeypatch.setattr(schema, "MIGRATIONS", ALL)
+    path = Path(shutil.copy(GOLDEN, tmp_path / "runs.db"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for table in ("instance", "xcom", "event", "run"):
+            connection.execute(f"DELETE FROM {table} WHERE run_pk = (SELECT run_pk FROM run WHERE run_id = 'running')")  # noqa: S608 - our own names
     return path
 
 
@@ -65,27 +69,26 @@ async def test_an_older_database_is_brought_forward(path: Path) -> None:
     """By all steps there are; what was in it is still there, and the next opening has nothing to do."""
     for _ in range(2):
         store = await opened(path)
-        (found,) = await store.lookup([Lookup(instance=Story().key("a"), key="k")])
+        (found,) = await store.lookup([Lookup(instance=InstanceKey("succeeded", "clean"), key="return_value")])
         assert found is not None
-        assert found.value == b"value"
+        assert found.value == b"[0,1,2]"
         await store.close()
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (NEWEST,)
         assert connection.execute("SELECT * FROM note").fetchall() == [(1, "one", 3)]
     assert [each.name for each in path.parent.glob("*.bak*")] == ["runs.db.v1.bak"]
     with StoreCheck(path) as check:
         assert list(check.findings()) == []
 
 
-async def test_the_copy_taken_before_is_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the owner only, and a store that the older version opens."""
+async def test_the_copy_taken_before_is_what_was_there(path: Path) -> None:
+    """For the owner only, and of the older version."""
     before = dump(path)
     await (await opened(path)).close()
     copy = Path(f"{path}.v1.bak")
     assert oct(copy.stat().st_mode & 0o777) == "0o600"
     assert dump(copy) == before
-    monkeypatch.setattr(schema, "MIGRATIONS", FIRST)
-    await (await opened(copy)).close()
+    assert before[0] == (1,)
 
 
 async def test_copies_are_numbered_and_never_written_over(path: Path) -> None:
@@ -103,7 +106,7 @@ async def test_a_new_database_needs_no_copy(path: Path) -> None:
     """There is nothing in it."""
     new = path.with_name("new.db")
     await (await opened(new)).close()
-    assert dump(new)[0] == (3,)
+    assert dump(new)[0] == (NEWEST,)
     assert list(path.parent.glob("new.db.v*")) == []
 
 
@@ -125,7 +128,7 @@ async def test_without_a_copy_nothing_is_migrated(path: Path, monkeypatch: pytes
 async def test_a_step_that_fails_undoes_all_before_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the steps of earlier versions."""
     before = dump(path)
-    monkeypatch.setattr(schema, "MIGRATIONS", (*FIRST, SECOND, (*THIRD, "INSERT INTO note VALUES (1, 'again', 0)")))
+    monkeypatch.setattr(schema, "MIGRATIONS", (*ALL[:-1], (*ALL[-1], "INSERT INTO note VALUES (1, 'again', 0)")))
     with pytest.raises(StoreError) as raised:
         await opened(path)
     assert isinstance(raised.value.__cause__, sqlite3.IntegrityError)
@@ -139,7 +142,7 @@ async def test_who_comes_second_finds_nothing_left_to_do(path: Path) -> None:
         closing(sqlite3.connect(path, isolation_level=None)) as other,
     ):
         schema.migrate(one, before=lambda _version: schema.migrate(other))
-    assert dump(path)[0] == (3,)
+    assert dump(path)[0] == (NEWEST,)
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -160,7 +163,7 @@ async def test_a_newer_database_is_refused_and_left_untouched(
 async def test_an_older_database_is_not_read_before_it_is_migrated(path: Path) -> None:
     """Reading changes nothing, so that it can't be helped; the error says what to do."""
     before = path.read_bytes()
-    with pytest.raises(StoreSchemaError, match="schema 1 of 3; open it for writing once"):
+    with pytest.raises(StoreSchemaError, match=f"schema 1 of {NEWEST}; open it for writing once"):
         await SqliteStore(path, read_only=True).open(now_us=0)
     assert path.read_bytes() == before
     with StoreCheck(path) as check:
@@ -224,7 +227,7 @@ async def test_a_kill_at_any_statement_leaves_the_old_or_the_new(path: Path) -> 
     await (await opened(path)).close()
     new = dump(path)
     assert {code for _, code in kills} == {-signal.SIGKILL, 0}
-    assert len(kills) > 2 * (len(SECOND) + len(THIRD) + 8)
+    assert len(kills) > 2 * (sum(map(len, ALL[1:])) + 8)
     found = [dump(Path(place)) for place, _ in kills]
     assert all(each in (old, new) for each in found)
     assert old in found

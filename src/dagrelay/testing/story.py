@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from dagrelay.model.records import InstanceKey
 from dagrelay.model.states import RunState, TaskState
 from dagrelay.stores.operations import (
     OUTSIDE,
+    RETURN_VALUE,
+    AckItems,
+    AppendItems,
     CreateRun,
     DeleteEntries,
     DeleteRun,
     FinishAttempt,
+    ForkRun,
     MarkInstance,
     NewEntry,
+    NoteMessage,
+    Provide,
     PruneRuns,
     PutEntries,
     ReopenRun,
@@ -21,6 +29,8 @@ from dagrelay.stores.operations import (
     StartAttempt,
     StoredPlan,
 )
+
+from dagrelay.stores.stream_records import pack_items
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,22 +82,45 @@ class Story:
             seq=seq,
         )
 
-    def reopen(self, *clear: InstanceKey, plan: StoredPlan | None = None) -> ReopenRun:
+    def fork(self, source_run_id: str, *copied: str, tasks: Sequence[str] = ("a",), dag_id: str = "dag") -> ForkRun:
+        """Record the run, with a plan of `tasks`, as one that begins with what the `copied` of another have come to.
+
+        Where the copies end in the timeline only the store knows.
+        """
+        seq = self._next()
+        return ForkRun(
+            run_id=self.run_id,
+            dag_id=dag_id,
+            params=b"{}",
+            tags=(),
+            plan=plan_of(*tasks),
+            created_us=self.now_us,
+            seq=seq,
+            source_run_id=source_run_id,
+            task_ids=copied,
+        )
+
+    def reopen(self, *clear: InstanceKey, plan: StoredPlan | None = None, message_id: str | None = None) -> ReopenRun:
         """Take the run up again."""
         seq = self._next()
         at_us = self.now_us
         self.seq += len(clear)
-        return ReopenRun(run_id=self.run_id, plan=plan, clear=clear, at_us=at_us, seq=seq)
+        return ReopenRun(run_id=self.run_id, plan=plan, clear=clear, at_us=at_us, seq=seq, message_id=message_id)
 
     def end(self, state: RunState = RunState.SUCCESS) -> SetRunState:
         """End the run."""
         seq = self._next()
         return SetRunState(run_id=self.run_id, state=state, at_us=self.now_us, seq=seq)
 
-    def start(self, task_id: str, attempt: int = 1, *, map_index: int | None = None) -> StartAttempt:
-        """Start an attempt."""
+    def start(self, task_id: str, attempt: int = 1, *, map_index: int | None = None, length: int | None = None) -> StartAttempt:
+        """Start an attempt; with `length` it is the expansion of a mapped task."""
         seq = self._next()
-        return StartAttempt(instance=self.key(task_id, map_index), attempt=attempt, started_us=self.now_us, seq=seq)
+        instance = self.key(task_id, map_index)
+        return StartAttempt(instance=instance, attempt=attempt, started_us=self.now_us, seq=seq, length=length)
+
+    def wait(self, task_id: str, attempt: int = 1, *, deadline_us: int | None = None) -> StartAttempt:
+        """Start an attempt that waits for a value from outside."""
+        return attrs.evolve(self.start(task_id, attempt), state=TaskState.WAITING, deadline_us=deadline_us)
 
     def finish(
         self,
@@ -101,6 +134,8 @@ class Story:
         retry_us: int | None = None,
         failures: int = 0,
         interruptions: int = 0,
+        follows: tuple[str, ...] | None = None,
+        lineage: str | None = None,
     ) -> FinishAttempt:
         """End an attempt that started one place earlier, with these values."""
         start_seq, seq = self._next(), self._next()
@@ -117,6 +152,8 @@ class Story:
             retry_us=retry_us,
             failures=failures,
             interruptions=interruptions,
+            follows=follows,
+            lineage=lineage,
         )
 
     def mark(
@@ -148,6 +185,65 @@ class Story:
             attempt=max(slot, 0) if attempt is None else attempt,
             entries=self.entries(values, published=published),
         )
+
+    def append(
+        self,
+        task_id: str,
+        key: str,
+        items: Sequence[bytes],
+        *,
+        first_seq: int = 0,
+        generation: int = 1,
+        attempt: int = 1,
+        map_index: int | None = None,
+        is_numbered: bool = False,
+    ) -> AppendItems:
+        """Append items to a stream."""
+        return AppendItems(
+            instance=self.key(task_id, map_index),
+            attempt=attempt,
+            key=key,
+            generation=generation,
+            first_seq=first_seq,
+            count=len(items),
+            items=pack_items(items),
+            serializer="json",
+            is_numbered=is_numbered,
+            created_us=self.now_us,
+        )
+
+    def ack(
+        self,
+        task_id: str,
+        producer_id: str,
+        key: str,
+        next_seq: int,
+        values: Mapping[str, bytes] | None = None,
+        *,
+        attempt: int = 1,
+        map_index: int | None = None,
+    ) -> AckItems:
+        """Acknowledge items of another task's stream, with what was written for them."""
+        return AckItems(
+            instance=self.key(task_id, map_index),
+            attempt=attempt,
+            producer=self.key(producer_id),
+            key=key,
+            generation=1,
+            next_seq=next_seq,
+            entries=self.entries(values or {}),
+        )
+
+    def provide(
+        self, task_id: str, value: bytes, *, key: str = RETURN_VALUE, map_index: int | None = None, message_id: str | None = None
+    ) -> Provide:
+        """Give a task its value from outside."""
+        (entry,) = self.entries({key: value})
+        return Provide(instance=self.key(task_id, map_index), entry=entry, message_id=message_id)
+
+    def note(self, message_id: str, result: str = "done", *, at_us: int | None = None) -> NoteMessage:
+        """Note what has become of a message."""
+        return NoteMessage(message_id=message_id, at_us=self.now_us if at_us is None else at_us, result=result)
 
     def entries(self, values: Mapping[str, bytes], *, published: bool = False) -> tuple[NewEntry, ...]:
         """Return values on their way to the store."""
@@ -182,9 +278,9 @@ class Story:
         """Delete the run."""
         return DeleteRun(run_id=self.run_id, at_us=self.now_us)
 
-    def prune(self, keep: int, *, dag_id: str = "dag") -> PruneRuns:
-        """Delete all finished runs of a DAG but those that ended last."""
-        return PruneRuns(dag_id=dag_id, keep=keep, at_us=self.now_us)
+    def prune(self, keep: int | None, *, dag_id: str = "dag", before_us: int | None = None) -> PruneRuns:
+        """Delete all finished runs of a DAG but those that ended last, and those that ended before a moment."""
+        return PruneRuns(dag_id=dag_id, keep=keep, at_us=self.now_us, before_us=before_us)
 
     def _next(self) -> int:
         self.seq += 1
