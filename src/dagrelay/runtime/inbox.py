@@ -19,15 +19,18 @@ from dagrelay.errors import DagrelayError, RuntimeClosedError, StoreCorruptError
 from dagrelay.log import get_logger
 from dagrelay.stores.operations import MESSAGE_DONE
 from dagrelay.stores.sqlite.inbox import Unreadable
-from dagrelay.stores.sqlite.messages import CancelMessage, ProvideMessage, RetryMessage
+from dagrelay.stores.sqlite.messages import CancelMessage, ProvideMessage, RetryMessage, most_message_bytes
+from dagrelay.stores.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from dagrelay.model.policies import Limits
+    from dagrelay.stores.base import Store
     from dagrelay.stores.sqlite.inbox import InboxFolder, Letter
     from dagrelay.stores.sqlite.messages import InboxMessage
 
-__all__ = ("REFUSED", "Inbox", "InboxTarget")
+__all__ = ("REFUSED", "Inbox", "InboxTarget", "inbox_of")
 
 T = TypeVar("T")
 
@@ -68,6 +71,14 @@ class InboxTarget(Protocol):
     async def retry(self, message: RetryMessage, message_id: str) -> None:
         """Run a task and its downstream again; recorded with the message as done in one transaction, and then under way."""
         ...
+
+
+def inbox_of(
+    store: Store, target: InboxTarget, *, spawn: Callable[[str, Callable[[], Awaitable[None]]], None], limits: Limits
+) -> Inbox | None:
+    """Return what empties the inbox of a store; None for a store that other processes don't reach."""
+    folder = store.inbox if isinstance(store, SqliteStore) else None
+    return None if folder is None else Inbox(folder, target, spawn=spawn, max_bytes=most_message_bytes(limits))
 
 
 class Inbox:

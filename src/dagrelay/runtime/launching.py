@@ -76,7 +76,9 @@ async def create(services: Services, plan: Plan, params: Mapping[str, Any], *, r
     return _scheduler(services, plan, book, machine, ends={}, params=plain, created_us=created_us)
 
 
-async def reopen(services: Services, plan: Plan, image: RunImage, *, clear_from: str | None = None) -> Scheduler:
+async def reopen(
+    services: Services, plan: Plan, image: RunImage, *, clear_from: str | None = None, message_id: str | None = None
+) -> Scheduler:
     """Take a stored run up again with a plan and return its scheduler.
 
     Args:
@@ -84,6 +86,7 @@ async def reopen(services: Services, plan: Plan, image: RunImage, *, clear_from:
         plan: the plan to go on with.
         image: the run as stored.
         clear_from: a task id of the plan to run again, with everything downstream of it.
+        message_id: the message from another process that this carries out, recorded in the same transaction.
 
     Raises:
         DAGChangedError: a finished task vanished or was rewired.
@@ -114,6 +117,7 @@ async def reopen(services: Services, plan: Plan, image: RunImage, *, clear_from:
         clear=tuple(InstanceKey(run.run_id, task_id, None) for task_id in cleared),
         at_us=at_us,
         seq=book.next_seq(1 + len(cleared)),
+        message_id=message_id,
     )
     await services.broker.write(operation, book)
     for each in image.instances:

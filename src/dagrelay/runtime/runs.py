@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.lowlevel
@@ -48,10 +49,17 @@ class Runs:
         self._services = services
         self._supervisor = supervisor
         self._grace_s = grace_s
-        self._lock = anyio.Lock()
+        self.lock: anyio.Lock = anyio.Lock()
+        """Held while it is decided, by what is stored and what is live, what becomes of a run."""
         self._is_closing = False
         # Invariant: a run stands here from its record until its scheduler has ended. (test_run_ids: a run is joined)
         self._live: dict[str, Scheduler] = {}
+        # Weakly, lest DAGs made for one run each pile up.
+        self._dags: WeakValueDictionary[str, DAG] = WeakValueDictionary()
+
+    def known_dag(self, dag_id: str) -> DAG | None:
+        """Return the DAG of that id that was asked for last in this runtime, if the application still has it."""
+        return self._dags.get(dag_id)
 
     def live(self, run_id: str) -> Scheduler | None:
         """Return what runs a run here."""
@@ -71,7 +79,7 @@ class Runs:
             fresh = services.environment.new_run_id()
             return await self._record(create(services, plan, given, run_id=fresh, is_new=True))
         run_id = check_run_id(run_id)
-        async with self._lock:  # Two calls with one id must not both find nothing.
+        async with self.lock:  # Two calls with one id must not both find nothing.
             live = self._live.get(run_id)  # Looked up first: it may end while the store is read, and is ended by that record too.
             stored = await services.store.find_run(run_id)
             if stored is None:
@@ -83,8 +91,10 @@ class Runs:
                 return Launch(run_id=run_id, plan=plan, scheduler=None, is_owner=False)
             return await self._reopen(run_id, plan, None)
 
-    async def take_up(self, run_id: str, dag: DAG, clear_from: str | None = None) -> Launch:
+    async def take_up(self, run_id: str, dag: DAG, clear_from: str | None = None, *, message_id: str | None = None) -> Launch:
         """Go on with a stored run: a retry where `clear_from` names a task, else a resume.
+
+        `message_id` names the message from another process that this carries out.
 
         Cancellation: as for `launch`.
         """
@@ -93,7 +103,7 @@ class Runs:
         if clear_from is not None and clear_from not in plan.index:
             raise TaskNotFoundError(plan.dag_id, clear_from, get_close_matches(clear_from, plan.task_ids))
         run_id = check_run_id(run_id)
-        async with self._lock:
+        async with self.lock:
             live = self._live.get(run_id)
             if live is not None:
                 if clear_from is not None:
@@ -107,7 +117,7 @@ class Runs:
                 return Launch(run_id=run_id, plan=plan, scheduler=None, is_owner=False)
             if clear_from is None and stored.run.state is RunState.FAILED:
                 raise RunStateError(run_id, RunState.FAILED, "use runtime.retry(run_id, task_id, dag) to go on with it")
-            return await self._reopen(run_id, plan, clear_from)
+            return await self._reopen(run_id, plan, clear_from, message_id)
 
     def _plan(self, dag: DAG) -> Plan:
         limits = self._services.limits
@@ -119,13 +129,14 @@ class Runs:
         ]
         if problems:
             raise DAGValidationError(plan.dag_id, problems)
+        self._dags[plan.dag_id] = dag
         return plan
 
-    async def _reopen(self, run_id: str, plan: Plan, clear_from: str | None) -> Launch:
+    async def _reopen(self, run_id: str, plan: Plan, clear_from: str | None, message_id: str | None = None) -> Launch:
         image = await self._services.store.load_run(run_id)
         if image is None:
             raise await unknown_run(self._services.store, run_id)
-        return await self._record(reopen(self._services, plan, image, clear_from=clear_from))
+        return await self._record(reopen(self._services, plan, image, clear_from=clear_from, message_id=message_id))
 
     async def _record(self, recording: Coroutine[Any, Any, Scheduler]) -> Launch:
         """Have a run recorded whole; by halves it would stand there as running, with nobody running it."""
@@ -217,7 +228,7 @@ class Runs:
             if scheduler.state in FINISHED_RUN_STATES:
                 return
             # It came to rest as interrupted before it heard of the cancellation, or couldn't record its end.
-        async with self._lock:
+        async with self.lock:
             image = await services.store.load_run(run_id)
             if image is None:
                 raise await unknown_run(services.store, run_id)

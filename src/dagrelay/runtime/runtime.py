@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -18,9 +19,11 @@ from dagrelay.model.records import to_us
 from dagrelay.model.states import RunState
 from dagrelay.runtime.admission import Admission, AdmissionStatistics
 from dagrelay.runtime.environment import Environment
+from dagrelay.runtime.errands import Errands
 from dagrelay.runtime.handle import RunHandle
 from dagrelay.runtime.history import Timeline, run_record, task_records, unknown_run
 from dagrelay.runtime.hosting import Hosting, HostingStatistics
+from dagrelay.runtime.inbox import inbox_of
 from dagrelay.runtime.runs import Runs
 from dagrelay.runtime.services import Services
 from dagrelay.runtime.supervision import Supervisor
@@ -151,13 +154,21 @@ class Runtime:
         await task_group.__aenter__()
         supervisor = Supervisor(services)
         supervisor.start(task_group)
+        runs = Runs(services, supervisor, grace_s=self._grace_s)
         self._open = _Opened(
             services=services,
             manager=XComManager(self._store, services.broker, services.door, limits=self._limits),
-            runs=Runs(services, supervisor, grace_s=self._grace_s),
+            runs=runs,
             supervisor=supervisor,
             task_group=task_group,
         )
+        inbox = inbox_of(self._store, Errands(services, runs), spawn=supervisor.spawn, limits=self._limits)
+        if inbox is not None:
+            try:
+                await supervisor.serve_inbox(inbox)
+            except BaseException:
+                await self.__aexit__(*sys.exc_info())  # noqa: ASYNC102 - each step shields itself where it must
+                raise
         return self
 
     def _make_services(self) -> Services:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
+    from dagrelay.runtime.inbox import Inbox
     from dagrelay.runtime.services import Services
 
 __all__ = ("Supervisor",)
@@ -29,6 +30,7 @@ class Supervisor:
         self._services = services
         self._ended: dict[str, anyio.Event] = {}
         self._task_group: TaskGroup | None = None
+        self._inbox: Inbox | None = None
 
     def start(self, task_group: TaskGroup) -> None:
         """Start them in a task group."""
@@ -38,6 +40,15 @@ class Supervisor:
         self._spawn("reader", services.broker.reader.run)
         self._spawn("timers", services.timers.run)
         services.hosting.open(task_group)
+
+    async def serve_inbox(self, inbox: Inbox) -> None:
+        """Have carried out what other processes have asked for so far, and start to look for what they will.
+
+        Cancellation: what is left stays in the inbox.
+        """
+        await inbox.catch_up()
+        self._inbox = inbox
+        self._spawn("inbox", inbox.run)
 
     def spawn(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Start one more actor, of a run."""
@@ -58,8 +69,11 @@ class Supervisor:
                 self._ended[name].set()
 
     async def stop(self) -> None:
-        """End them once no run is left: hosts and timers, then the broker after its last commit, then the reader."""
+        """End them once no run is left: the inbox, hosts and timers, the broker after its last commit, then the reader."""
         services = self._services
+        if self._inbox is not None:
+            self._inbox.close()
+            await self._ended["inbox"].wait()
         services.hosting.close()
         services.timers.close()
         services.broker.close()
