@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _MOST_LOG_BYTES: Final = 64 << 20
 _READERS: Final = 4
-_LEAST_ON_A_BUSY_MACHINE: Final = 0.2
-"""Other tests compete for the writer's core, and not evenly; a writer that readers held up would be slower by far."""
+_LEAST_ON_A_BUSY_MACHINE: Final = 0.1
+"""Other tests compete for cores and disk, and not evenly: a quarter was seen under load, and 90 % is for the full form to show."""
 _WRITING: Final = """
 import json, os, sys, time
 import anyio
