@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _MOST_LOG_BYTES: Final = 64 << 20
 _READERS: Final = 4
 _LEAST_ON_A_BUSY_MACHINE: Final = 0.1
-"""Other tests compete for cores and disk, and not evenly: a quarter was seen under load, and 90 % is for the full form to show."""
+"""Other tests compete for cores and disk, and not evenly: a fifth was seen under load, and 90 % is for the full form to show."""
 _WRITING: Final = """
 import json, os, sys, time
 import anyio
