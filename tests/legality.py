@@ -1,14 +1,15 @@
 """Triggers that refuse any write of a state the transition tables don't have, for every SqliteStore that a test opens.
 
 They live in the connection (TEMP), so that the file stays what the library made of it. A row may go from pending to an outcome
-when its start was never written, as what changes within one batch is written once; the machine may not.
+when its start was never written, as what changes within one batch is written once; the machine may not. A new row may also be the
+copy of another run's that a fork begins with.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dagrelay.model.states import RUN_TRANSITIONS, TASK_TRANSITIONS, RunState, TaskState
+from dagrelay.model.states import ENDED_TASK_STATES, RUN_TRANSITIONS, TASK_TRANSITIONS, RunState, TaskState
 from dagrelay.stores.sqlite.driver import UnitConnection
 from dagrelay.stores.sqlite.rows import RUN_STATE_CODES, TASK_STATE_CODES
 
@@ -57,10 +58,14 @@ def _run_pairs() -> str:
 _MARKS: Final = (TASK_TRANSITIONS[TaskState.PENDING] | {TaskState.FAILED}) - {TaskState.QUEUED}
 """How an instance may end without an attempt: by the table, or failed where its template could not be rendered."""
 _MARKED: Final = _pairs((TASK_STATE_CODES[TaskState.PENDING], TASK_STATE_CODES[new]) for new in _MARKS)
+_ENDED: Final = ", ".join(str(TASK_STATE_CODES[state]) for state in sorted(ENDED_TASK_STATES))
+_COPIED: Final = """EXISTS (SELECT 1 FROM main.instance AS other WHERE other.run_pk <> NEW.run_pk
+    AND other.task_pk = NEW.task_pk AND other.map_index = NEW.map_index AND other.state = NEW.state
+    AND other.attempt = NEW.attempt AND other.started_us IS NEW.started_us AND other.ended_us IS NEW.ended_us)"""
 _TRIGGERS: Final = (
     f"""CREATE TEMP TRIGGER new_instance AFTER INSERT ON main.instance
     WHEN CASE NEW.attempt WHEN 0 THEN (0, NEW.state) NOT IN {_MARKED}
-    ELSE (0, NEW.state) NOT IN {_task_pairs(is_new_attempt=True)} END
+    ELSE (0, NEW.state) NOT IN {_task_pairs(is_new_attempt=True)} END AND NOT (NEW.state IN ({_ENDED}) AND {_COPIED})
     BEGIN SELECT RAISE(ABORT, 'illegal: a new instance'); END""",
     f"""CREATE TEMP TRIGGER same_attempt AFTER UPDATE ON main.instance
     WHEN NEW.attempt = OLD.attempt AND NEW.state <> OLD.state

@@ -82,6 +82,16 @@ def test_a_new_instance_is_an_attempt_or_a_mark() -> None:
     assert marks == {TaskState.SKIPPED, TaskState.UPSTREAM_FAILED, TaskState.CANCELLED, TaskState.FAILED}
 
 
+@pytest.mark.parametrize("copied", [TaskState.UPSTREAM_FAILED, TaskState.INTERRUPTED])
+def test_a_new_instance_may_be_the_copy_of_one_that_ended(copied: TaskState) -> None:
+    """Of the same attempt, at the same times."""
+    statement = "INSERT INTO instance VALUES (?, 1, -1, ?, 3, 0, ?, NULL, 1, NULL, 0, 0, NULL, 0, NULL, NULL, NULL)"
+    state = TASK_STATE_CODES[copied]
+    with closing(database(statement, 1, state, 7)) as connection:
+        assert is_refused(connection, statement, 2, state, 8) == (copied is TaskState.UPSTREAM_FAILED)
+        assert not is_refused(connection, statement, 2, state, 7)
+
+
 @pytest.mark.parametrize("old", list(RunState))
 def test_a_run_changes_by_the_table_only(old: RunState) -> None:
     """Each pair of states that the table lacks is refused, and no other; a new run is running, and a tombstone stays."""

@@ -15,7 +15,7 @@ from dagrelay.errors import DagrelayError
 from dagrelay.model.records import ErrorRecord
 from dagrelay.model.states import RunState, TaskState
 from dagrelay.stores import Lookup, MemoryStore, RunQuery
-from dagrelay.stores.operations import OUTSIDE, TASK_LIFETIME
+from dagrelay.stores.operations import MESSAGES_KEPT_US, OUTSIDE, TASK_LIFETIME
 from dagrelay.stores.sqlite import schema
 from dagrelay.stores.sqlite.reads import KnownTasks, Snapshot
 from dagrelay.stores.sqlite.writer import Writer
@@ -30,7 +30,7 @@ T = TypeVar("T")
 Step: TypeAlias = "list[Callable[[dict[str, Story]], Operation]] | None"
 """A batch, made from the stories of the runs; None closes the store and opens it again."""
 
-RUNS, TASKS, INDICES, KEYS = ("r", "s"), ("a", "b", "c"), (None, 0), ("k", "return_value")
+RUNS, TASKS, INDICES, KEYS = ("r", "s"), ("a", "b", "c"), (None, *range(6)), ("k", "return_value")
 OUTCOMES = [
     TaskState.SUCCESS,
     TaskState.FAILED,
@@ -80,26 +80,42 @@ def operations(draw: st.DrawFn) -> Callable[[dict[str, Story]], Operation]:
     values = {key: bytes([attempt])}
     writer = max(slot, 0) or (0 if slot == OUTSIDE else attempt)
     tasks = TASKS if flag else TASKS[::-1]
+    message = draw(st.sampled_from((None, "m", "n")))
+    other = RUNS[RUNS.index(run) - 1]
     kinds: dict[str, Callable[[Story], Operation]] = {
+        "expand": lambda story: story.start(task, attempt, length=attempt * 2),
+        "wait": lambda story: story.wait(task, attempt, deadline_us=attempt if flag else None),
+        "provide": lambda story: story.provide(task, bytes([attempt]), key=key, map_index=index, message_id=message),
+        "note": lambda story: story.note(message or "o", key),
+        "note late": lambda story: story.note("late", at_us=MESSAGES_KEPT_US + story.now_us - 1_000),
+        "fork": lambda story: story.fork(other, *TASKS[:attempt], tasks=tasks, dag_id="d"),
         "create": lambda story: story.create(*tasks[:2], dag_id="d" if flag else "e", tags=("t",) * flag),
         "start": lambda story: story.start(task, attempt, map_index=index),
         "finish": lambda story: story.finish(
-            task, attempt, state, map_index=index, values=values if flag else {}, error=error, failures=attempt
+            task,
+            attempt,
+            state,
+            map_index=index,
+            values=values if flag else {},
+            error=error,
+            failures=attempt,
+            follows=TASKS[:attempt] if flag else None,
+            lineage=f"[{attempt}]" if index else None,
         ),
         "put": lambda story: story.put(task, values, slot=slot, attempt=writer, map_index=index, published=flag),
         "mark": lambda story: story.mark(task, TaskState.SKIPPED if flag else TaskState.FAILED, map_index=index, error=error),
         "end": lambda story: story.end(RunState.SUCCESS if flag else RunState.INTERRUPTED),
         "reopen": lambda story: story.reopen(
-            *(story.key(each, index) for each in TASKS[:attempt]), plan=plan_of(*tasks) if flag else None
+            *(story.key(each, index) for each in TASKS[:attempt]), plan=plan_of(*tasks) if flag else None, message_id=message
         ),
         "delete": lambda story: story.delete(
             task, key if flag else None, slots=(slot, 1), map_index=index, attempt=writer or None
         ),
         "delete all": lambda story: story.delete(task, key if flag else None),
         "delete run": lambda story: story.delete_run(),
-        "prune": lambda story: story.prune(attempt - 1, dag_id="d"),
+        "prune": lambda story: story.prune(attempt - 1 if flag else None, dag_id="d", before_us=story.now_us - attempt * 1_000),
     }
-    often = ["start", "finish", "finish", "put", "put", "end", "reopen", "create"]
+    often = ["start", "finish", "finish", "finish", "put", "put", "end", "reopen", "create", "fork", "expand"]
     kind = draw(st.sampled_from([*often, *kinds]))
     return lambda stories: kinds[kind](stories[run])
 
@@ -119,6 +135,14 @@ async def compare(memory: MemoryStore, units: SqliteUnits) -> None:
     for tags in ((), ("t",)):
         query = RunQuery(tags=tags)
         assert units.ask(methodcaller("find_runs", query)) == await memory.find_runs(query)
+    for task in TASKS:
+        assert units.ask(methodcaller("attempts", "d", task_id=task)) == await memory.attempts("d", task_id=task)
+        for run in RUNS:
+            named: dict[str, Any] = {"before_run": run, "limit": 2}
+            asked = units.ask(methodcaller("previous", "d", task, "return_value", **named))
+            assert asked == await memory.previous("d", task, "return_value", **named)
+    for message in ("m", "n", "o", "late"):
+        assert units.ask(methodcaller("message", message)) == await memory.message(message)
     for run in RUNS:
         await compare_run(memory, units, run)
 
@@ -186,6 +210,9 @@ async def test_any_history_reads_the_same_from_both(history: list[Step]) -> None
                 batch = [make(stories) for make in step]
                 told = [outcome(result) for result in await memory.apply(batch)]
                 assert [outcome(result) for result in units.apply(batch)] == told
+                for story in stories.values():
+                    # A fork has copied what stands further up in the timeline.
+                    story.seq = max(story.seq, await memory.next_seq(story.run_id))
             await compare(memory, units)
     finally:
         await memory.close()  # noqa: ASYNC102 - a store in memory closes without waiting

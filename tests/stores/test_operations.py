@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def test_operations_name_their_run() -> None:
-    """But for the one that concerns several."""
+    """But for those that concern several, or none."""
     story = Story("r")
     named: list[Operation] = [
         story.create("a"),
@@ -23,7 +23,12 @@ def test_operations_name_their_run() -> None:
         story.mark("a"),
         story.put("a", {}),
         story.delete("a"),
+        story.fork("other", "a"),
+        story.provide("a", b"1"),
+        story.append("a", "k", [b"1"]),
+        story.ack("a", "b", "k", 1),
         story.delete_run(),
     ]
     assert {run_id_of(operation) for operation in named} == {"r"}
     assert run_id_of(story.prune(1)) is None
+    assert run_id_of(story.note("m")) is None

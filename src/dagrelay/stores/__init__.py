@@ -20,6 +20,8 @@ from dagrelay.stores.operations import MESSAGES_KEPT_US as MESSAGES_KEPT_US
 from dagrelay.stores.operations import OUTSIDE as OUTSIDE
 from dagrelay.stores.operations import RETURN_VALUE as RETURN_VALUE
 from dagrelay.stores.operations import TASK_LIFETIME as TASK_LIFETIME
+from dagrelay.stores.operations import AckItems as AckItems
+from dagrelay.stores.operations import AppendItems as AppendItems
 from dagrelay.stores.operations import CreateRun as CreateRun
 from dagrelay.stores.operations import DeleteEntries as DeleteEntries
 from dagrelay.stores.operations import DeleteRun as DeleteRun
@@ -41,6 +43,13 @@ from dagrelay.stores.sqlite.check import Finding as Finding
 from dagrelay.stores.sqlite.check import ResumableRun as ResumableRun
 from dagrelay.stores.sqlite.check import StoreCheck as StoreCheck
 from dagrelay.stores.sqlite.store import SqliteStore as SqliteStore
+from dagrelay.stores.stream_records import StreamChunk as StreamChunk
+from dagrelay.stores.stream_records import StreamHead as StreamHead
+from dagrelay.stores.stream_records import StreamPage as StreamPage
+from dagrelay.stores.stream_records import StreamPosition as StreamPosition
+from dagrelay.stores.stream_records import StreamQuery as StreamQuery
+from dagrelay.stores.stream_records import pack_items as pack_items
+from dagrelay.stores.stream_records import unpack_items as unpack_items
 
 __all__ = (
     "MESSAGES_KEPT_US",
@@ -48,6 +57,8 @@ __all__ = (
     "OUTSIDE",
     "RETURN_VALUE",
     "TASK_LIFETIME",
+    "AckItems",
+    "AppendItems",
     "CreateRun",
     "DeleteEntries",
     "DeleteRun",
@@ -77,6 +88,13 @@ __all__ = (
     "StoredInstance",
     "StoredPlan",
     "StoredRun",
+    "StreamChunk",
+    "StreamHead",
+    "StreamPage",
+    "StreamPosition",
+    "StreamQuery",
     "SupportsBackup",
+    "pack_items",
     "run_id_of",
+    "unpack_items",
 )

@@ -29,7 +29,6 @@ from dagrelay.stores.operations import (
     StartAttempt,
     StoredPlan,
 )
-
 from dagrelay.stores.stream_records import pack_items
 
 if TYPE_CHECKING:
