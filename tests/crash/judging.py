@@ -8,6 +8,7 @@ import anyio
 
 from dagrelay import RunState, SqliteStore, TaskState
 from dagrelay.model.events import XComPushed
+from tests.crash.nursery import CAP_S
 from tests.crash.workload import AckFile, carry, make_dag, make_runtime
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ async def judge_and_resume(
     What had succeeded must not run again.
     """
     ran: set[str] = set()
-    with anyio.fail_after(20):
+    with anyio.fail_after(CAP_S):
         async with make_runtime(SqliteStore(path), durability) as runtime:
             missing = await lost(runtime, acks, expected, runs)
             for run_id in runs:

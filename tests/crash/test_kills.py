@@ -42,7 +42,7 @@ def side_file(store: Path) -> Path:
 
 def wait_for_acks(store: Path, size: float) -> None:
     """Wait until so many bytes were acknowledged: however slow the machine is, the run is then in its midst."""
-    end = time.monotonic() + CAP_S / 2
+    end = time.monotonic() + CAP_S / 6
     while time.monotonic() < end and not (side_file(store).exists() and side_file(store).stat().st_size >= size):
         time.sleep(0.001)
 
