@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dagrelay.dag.definition import DAG as DAG
-from dagrelay.dag.definition import Task as Task
 from dagrelay.dag.references import XComRef as XComRef
+from dagrelay.dag.references import each as each
 from dagrelay.dag.references import template as template
+from dagrelay.dag.references import zip_each as zip_each
+from dagrelay.dag.task import Task as Task
+from dagrelay.errors import BranchError as BranchError
 from dagrelay.errors import DAGChangedError as DAGChangedError
 from dagrelay.errors import DagrelayError as DagrelayError
 from dagrelay.errors import DAGValidationError as DAGValidationError
 from dagrelay.errors import InvalidIdError as InvalidIdError
 from dagrelay.errors import InvalidTransitionError as InvalidTransitionError
+from dagrelay.errors import MapTooLongError as MapTooLongError
 from dagrelay.errors import MissingReferenceError as MissingReferenceError
 from dagrelay.errors import NotUpstreamError as NotUpstreamError
 from dagrelay.errors import ProcessForkedError as ProcessForkedError
@@ -46,8 +50,11 @@ from dagrelay.errors import XComConflictError as XComConflictError
 from dagrelay.errors import XComError as XComError
 from dagrelay.errors import XComNotFoundError as XComNotFoundError
 from dagrelay.errors import XComSerializationError as XComSerializationError
+from dagrelay.errors import XComStreamError as XComStreamError
 from dagrelay.errors import XComTooLargeError as XComTooLargeError
 from dagrelay.errors import XComTypeError as XComTypeError
+from dagrelay.errors import XComWaitError as XComWaitError
+from dagrelay.errors import XComWaitTimeoutError as XComWaitTimeoutError
 from dagrelay.model.events import Event as Event
 from dagrelay.model.events import RunFinished as RunFinished
 from dagrelay.model.events import RunStarted as RunStarted
@@ -60,6 +67,7 @@ from dagrelay.model.policies import MissingPolicy as MissingPolicy
 from dagrelay.model.policies import Pool as Pool
 from dagrelay.model.policies import RetryPolicy as RetryPolicy
 from dagrelay.model.policies import XComOptions as XComOptions
+from dagrelay.model.records import Approval as Approval
 from dagrelay.model.records import ErrorRecord as ErrorRecord
 from dagrelay.model.records import Run as Run
 from dagrelay.model.records import TaskInstance as TaskInstance
@@ -85,6 +93,8 @@ from dagrelay.xcom import resolve_templates as resolve_templates
 
 __all__ = (
     "DAG",
+    "Approval",
+    "BranchError",
     "DAGChangedError",
     "DAGValidationError",
     "DagrelayError",
@@ -95,6 +105,7 @@ __all__ = (
     "InvalidTransitionError",
     "JsonSerializer",
     "Limits",
+    "MapTooLongError",
     "MemoryStore",
     "MissingPolicy",
     "MissingReferenceError",
@@ -158,10 +169,15 @@ __all__ = (
     "XComPushed",
     "XComRef",
     "XComSerializationError",
+    "XComStreamError",
     "XComTooLargeError",
     "XComTypeError",
     "XComValue",
+    "XComWaitError",
+    "XComWaitTimeoutError",
+    "each",
     "literal",
     "resolve_templates",
     "template",
+    "zip_each",
 )

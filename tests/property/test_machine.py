@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dagrelay import DAG, RunState, TaskState
-from dagrelay.engine.machine import (
+from dagrelay.engine.machine import RunMachine
+from dagrelay.engine.protocol import (
     AttemptEnded,
     Begin,
     CancelAttempts,
@@ -19,7 +20,6 @@ from dagrelay.engine.machine import (
     MarkTask,
     PauseRequested,
     RetryDue,
-    RunMachine,
     StartTask,
     TaskProgress,
     WaitForRetry,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from dagrelay.dag.plan import Plan
-    from dagrelay.engine.machine import Command
+    from dagrelay.engine.protocol import Command
 
 pytestmark = pytest.mark.timeout(600)
 S = TaskState

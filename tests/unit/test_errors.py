@@ -11,11 +11,13 @@ import pytest
 
 from dagrelay import errors
 from dagrelay.errors import (
+    BranchError,
     DAGChangedError,
     DagrelayError,
     DAGValidationError,
     InvalidIdError,
     InvalidTransitionError,
+    MapTooLongError,
     MissingReferenceError,
     NotUpstreamError,
     ProcessForkedError,
@@ -49,6 +51,9 @@ from dagrelay.errors import (
     XComSerializationError,
     XComTooLargeError,
     XComTypeError,
+    XComStreamError,
+    XComWaitError,
+    XComWaitTimeoutError,
 )
 from dagrelay.model.states import RunState, TaskState
 
@@ -62,6 +67,27 @@ SAMPLES: Final[list[tuple[BaseException, str]]] = [
     (
         InvalidTransitionError("task", "load", TaskState.SUCCESS, TaskState.RUNNING),
         "task 'load' can't go from success to running",
+    ),
+    (
+        MapTooLongError("load", length=20_000, limit=10_000),
+        "task 'load' is mapped over 20,000 elements, more than the limit of 10,000; map over batches of them, "
+        "or raise Limits(max_map_length=...)",
+    ),
+    (
+        BranchError("choose", "'c'", ["a", "b"]),
+        "branch 'choose' chose 'c'; it can choose from the tasks directly downstream of it: 'a', 'b'",
+    ),
+    (
+        BranchError("choose", "'c'", []),
+        "branch 'choose' chose 'c'; it can choose from the tasks directly downstream of it: there are none",
+    ),
+    (
+        XComWaitError("b", "a", "port", "task 'a' has failed"),
+        "task 'b' waits for XCom 'port' of task 'a', which can't come: task 'a' has failed",
+    ),
+    (
+        XComWaitTimeoutError("b", "a", "port", 2.5),
+        "task 'b' waited 2.5 s for XCom 'port' of task 'a', which did not come",
     ),
     (DAGValidationError("etl", ["no such task"]), "DAG 'etl' has 1 problem:\n  - no such task"),
     (DAGValidationError("etl", ["one", "two"]), "DAG 'etl' has 2 problems:\n  - one\n  - two"),
@@ -105,6 +131,10 @@ SAMPLES: Final[list[tuple[BaseException, str]]] = [
         NotUpstreamError("b", "a"),
         "task 'b' can't pull from 'a', which is not upstream of it: add depends_on='a'",
     ),
+    (
+        NotUpstreamError("b", "a", is_stream=True),
+        "task 'b' can't read a stream of 'a', which is not upstream of it: add after_start='a'",
+    ),
     (NotUpstreamError("b", "x", known=False), "task 'b' can't pull from 'x': the DAG has no such task"),
     (
         NotUpstreamError("b", "lod", known=False, near=["load"]),
@@ -126,6 +156,18 @@ SAMPLES: Final[list[tuple[BaseException, str]]] = [
             "task by retry"
         ),
     ),
+    (
+        XComConflictError("r1", "a", "rows", seq=3),
+        (
+            "item 3 can't be appended to stream 'rows' of task 'a' in run 'r1': what stands there, or was passed over, is not the "
+            "same"
+        ),
+    ),
+    (
+        XComStreamError("b", "a", "rows", state=TaskState.FAILED),
+        "stream 'rows' of task 'a' broke off for task 'b': task 'a' is failed, and what was appended has been handed out",
+    ),
+    (XComStreamError("b", "a", "rows", reason="no"), "stream 'rows' of task 'a' broke off for task 'b': no"),
     (StaleAttemptError("r1", "a", 2), "attempt 2 of task 'a' in run 'r1' is over and can't write any more"),
     (
         RunFailedError("run 'r1' failed", [TaskFailedError("a", attempt=1, reason="boom")], run_id="r1"),

@@ -144,6 +144,8 @@ def test_the_limits_are_the_published_ones() -> None:
         "mailbox_capacity": 4096,
         "cache_bytes": 67_108_864,
         "max_map_length": 10_000,
+        "max_stream_window_items": 10_000,
+        "max_stream_window_bytes": 8_388_608,
         "max_interruptions": 20,
         "pools": {},
     }

@@ -25,7 +25,7 @@ from dagrelay.errors import (
 from dagrelay.model.policies import Limits
 from dagrelay.model.states import TaskState
 from dagrelay.stores.operations import PutEntries, StartAttempt
-from dagrelay.xcom.task_xcom import RunData, TaskXCom
+from dagrelay.xcom.run_data import RunData, TaskXCom
 from tests.xcom.desk import at_work
 
 if TYPE_CHECKING:

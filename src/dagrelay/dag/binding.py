@@ -1,4 +1,4 @@
-"""From a handler's signature to inputs, once, when the DAG is planned; from inputs to arguments, for every attempt.
+"""From a handler's signature to inputs, once, when the DAG is planned.
 
 Parameters are filled in this order: the context; what `bind` says; a default that is, or holds, a reference or template; the
 run param of that name; the plain default.
@@ -6,38 +6,52 @@ run param of that name; the plain default.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from dagrelay.dag.inputs import (
     ConstantInput,
     ContextInput,
+    ElementInput,
+    Expansion,
     Input,
     ParamInput,
+    PlannedAxis,
     Read,
     ReferenceInput,
     TemplateInput,
     TreeInput,
 )
-from dagrelay.dag.nesting import copy_of, holds_marker, map_leaves
-from dagrelay.dag.references import NamedTask, TemplateText, XComRef, is_reference, reference_parts, template_of
+from dagrelay.dag.nesting import holds_marker, map_leaves
+from dagrelay.dag.references import (
+    Axis,
+    ElementRef,
+    NamedTask,
+    TemplateText,
+    XComRef,
+    element_parts,
+    is_element,
+    is_reference,
+    reference_parts,
+    template_of,
+)
 from dagrelay.dag.signatures import AnnotationError, Parameter
 from dagrelay.errors import TemplateError, XComTypeError
 from dagrelay.model.missing import MISSING
 from dagrelay.serializers.converter import check_type, structurer
 from dagrelay.serializers.hints import is_any, unwrap
-from dagrelay.templates import MAX_RENDERED_CHARS, Scope, compile_tree, format_path, literal, parse, render, render_tree, walk
+from dagrelay.templates import compile_tree, literal, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from dagrelay.dag.plan import PlannedTask
+    from dagrelay.dag.references import ReferenceParts
     from dagrelay.dag.signatures import HandlerSignature
-    from dagrelay.model.policies import Limits, MissingPolicy
+    from dagrelay.model.policies import Limits
     from dagrelay.templates import Expression, Template, Tree
 
-__all__ = ("Binding", "BindingPlace", "Source", "bind_handler", "fill")
+__all__ = ("Binding", "BindingPlace", "bind_handler")
 
 _ROOTS: Final = frozenset({"xcom", "params", "run", "task"})
 
@@ -67,7 +81,11 @@ class Binding:
     config: Tree | None
     """Its config, compiled; None if it has none."""
     reads: tuple[Read, ...]
-    """What is read, each entry once; tasks are given by position."""
+    """What is read for each attempt, each entry once; tasks are given by position."""
+    expansion: Expansion | None
+    """What it is mapped over; None if it is not mapped."""
+    referred: tuple[Read, ...]
+    """Those of all reads that references ask for, which say whether they want one value or a list; templates take either."""
     params: frozenset[str]
     """Run params that its templates speak of."""
     needs_context: bool
@@ -104,6 +122,9 @@ class _Binder:
         self._signature = signature
         self._problems = problems
         self._reads: dict[Read, None] = {}
+        self._axes: dict[int, tuple[Axis, PlannedAxis | None]] = {}
+        self._axis_reads: dict[Read, None] = {}
+        self._referred: dict[Read, None] = {}
         self._params: set[str] = set()
         self._has_templates = False
 
@@ -125,6 +146,8 @@ class _Binder:
             positional=sum(parameter.is_positional for parameter in signature.parameters),
             config=tree,
             reads=tuple(self._reads),
+            expansion=self._expansion(),
+            referred=tuple(self._referred),
             params=frozenset(self._params),
             needs_context=any(isinstance(each, ContextInput) for each in filled),
             has_templates=self._has_templates,
@@ -158,7 +181,9 @@ class _Binder:
             self._problems.append(f"{where}: {_reason(error)}")
             annotation = MISSING
         if is_reference(marker):
-            return self._reference(parameter, marker, annotation)
+            return self._reference(name, marker, annotation)
+        if is_element(marker):
+            return self._element(name, marker, annotation)
         if isinstance(marker, TemplateText):
             found = self._template(marker.text, where)
             is_text = parameter.annotation is MISSING or annotation is str
@@ -199,23 +224,60 @@ class _Binder:
 
     # ------------------------------------------------------------------------------------------------------- reads
 
-    def _reference(self, parameter: Parameter, reference: XComRef[Any], annotation: Any) -> Input | None:
+    def _reference(self, name: str, reference: XComRef[Any], annotation: Any) -> Input | None:
         parts = reference_parts(reference)
-        read = self._read(parts.task, parts.key, f"parameter {parameter.name!r}")
+        read = self._read(parts, f"parameter {name!r}")
         if read is None:
             return None
         into_type = None if annotation is MISSING else structurer(annotation)
         return ReferenceInput(
-            name=parameter.name, read=read, path=parts.path, default=parts.default, into_type=into_type, reference=reference
+            name=name, read=read, path=parts.path, default=parts.default, into_type=into_type, reference=reference
         )
 
-    def _read(self, task: NamedTask, key: str, where: str) -> Read | None:
+    def _read(self, parts: ReferenceParts, where: str) -> Read | None:
+        task = parts.task
         if task.owner is not self._place.owner:
             self._problems.append(f"{where} reads task {task.id!r} of another DAG")
             return None
-        read = Read(self._place.positions[task.id], key)
-        self._reads[read] = None
+        read = Read(self._place.positions[task.id], parts.key, parts.is_gathered)
+        self._reads[read] = self._referred[read] = None
         return read
+
+    # ------------------------------------------------------------------------------------------------------ mapping
+
+    def _element(self, name: str, element: ElementRef, annotation: Any) -> Input:
+        parts = element_parts(element)
+        if id(parts.axis) not in self._axes:
+            # Read once, when the task is expanded, and not for each of its elements.
+            own, self._reads = self._reads, self._axis_reads
+            self._axes[id(parts.axis)] = (parts.axis, self._axis(name, parts.axis))
+            self._reads = own
+        axis = list(self._axes).index(id(parts.axis))
+        into_type = None if annotation is MISSING else structurer(annotation)
+        return ElementInput(name=name, axis=axis, path=parts.path, into_type=into_type)
+
+    def _axis(self, name: str, axis: Axis) -> PlannedAxis | None:
+        sources = [self._source(name, source) for source in axis.sources]
+        found = tuple(source for source in sources if source is not None)
+        return None if len(found) < len(sources) else PlannedAxis(sources=found, is_zipped=axis.is_zipped)
+
+    def _source(self, name: str, source: Any) -> Input | None:
+        where = f"parameter {name!r}"
+        if is_reference(source):
+            return self._reference(name, source, MISSING)
+        if isinstance(source, TemplateText):
+            found = self._template(source.text, where)
+            return None if found is None else TemplateInput(name=name, template=found, is_text=False)
+        if not holds_marker(source):
+            return ConstantInput(name=name, value=source, reason="it is mapped over a constant")
+        tree = self._tree(source, where, strings_are_templates=False)
+        return None if tree is None else TreeInput(name=name, tree=tree)
+
+    def _expansion(self) -> Expansion | None:
+        if not self._axes:
+            return None
+        axes = tuple(planned for _, planned in self._axes.values() if planned is not None)
+        return Expansion(axes=axes, reads=tuple(self._axis_reads))
 
     def _template(self, text: str, where: str) -> Template | None:
         limits = self._place.limits
@@ -237,7 +299,10 @@ class _Binder:
                 return item.text
             if is_reference(item):
                 parts = reference_parts(item)
-                return None if self._read(parts.task, parts.key, where) is None else template_of(parts)
+                return None if self._read(parts, where) is None else template_of(parts)
+            if is_element(item):
+                self._problems.append(f"{where} has {item!r} inside; give it a parameter of its own")
+                return None
             if isinstance(item, NamedTask):
                 self._problems.append(f"{where} holds task {item.id!r} itself; write its `.output`")
             return item
@@ -282,118 +347,3 @@ def _unnamed(name: str) -> Parameter:
 
 def _reason(error: Exception) -> str:
     return error.reason if isinstance(error, XComTypeError) else str(error)
-
-
-# ------------------------------------------------------------------------------------------------------------- filling
-
-
-class Source(Scope, Protocol):
-    """Where a task's values come from, all read before its arguments are made; templates take theirs from it as a scope."""
-
-    def read(self, read: Read, /) -> Any:
-        """Return a value of its own for each call, decoded, or MISSING where there is no such entry."""
-        ...
-
-    def read_missing(self, read: Read, /) -> Exception:
-        """Return the error for a reference without value and default."""
-        ...
-
-    def expression_missing(self, expression: Expression, /) -> Exception | None:
-        """Return the error for a template whose value is missing; None for the usual one."""
-        ...
-
-
-def fill(
-    task: PlannedTask,
-    source: Source,
-    *,
-    context: Any,
-    params: Mapping[str, Any],
-    missing: MissingPolicy,
-    max_chars: int = MAX_RENDERED_CHARS,
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the positional and keyword arguments of a task's handler. Nothing is awaited or kept.
-
-    Args:
-        task: the task.
-        source: where values come from.
-        context: what the parameter for the context gets.
-        params: the run's params, defaults included.
-        missing: what a template does where a value is missing.
-        max_chars: characters that a rendered text may have.
-
-    Raises:
-        XComTypeError: a value is not of the type its parameter is annotated with, or has nothing at a reference's path.
-        TemplateError: a template can't be rendered.
-        Exception: what `source` made for a value that is missing.
-    """
-    arguments: dict[str, Any] = {}
-    for each in task.inputs:
-        match each:
-            case ReferenceInput():
-                value = source.read(each.read)
-                if each.path or value is MISSING:
-                    value = _referred(task, each, source, value)
-                elif each.into_type is not None:
-                    value = _converted(task, each.name, value, each.into_type)
-            case ContextInput():
-                value = context
-            case ParamInput():
-                value = _param(task, each, params)
-            case TemplateInput():
-                native = not each.is_text
-                value = render(
-                    each.template,
-                    source,
-                    missing=missing,
-                    native=native,
-                    max_chars=max_chars,
-                    on_missing=source.expression_missing,
-                )
-                value = _structured(task, each.name, value, each.annotation)
-            case ConstantInput():
-                value = each.value
-            case TreeInput():
-                value = render_tree(each.tree, source, missing=missing, max_chars=max_chars, on_missing=source.expression_missing)
-                value = _structured(task, each.name, value, each.annotation)
-            case _ as never:
-                assert_never(never)
-        arguments[each.name] = value
-    if not task.positional:
-        return (), arguments
-    positional = [arguments.pop(each.name) for each in task.inputs[: task.positional]]
-    return tuple(positional), arguments
-
-
-def _referred(task: PlannedTask, each: ReferenceInput, source: Source, whole: Any) -> Any:
-    value = walk(whole, each.path)
-    if value is not MISSING:
-        return value if each.into_type is None else _converted(task, each.name, value, each.into_type)
-    if each.default is not MISSING:
-        return copy_of(each.default)
-    if whole is MISSING:
-        raise source.read_missing(each.read)
-    raise XComTypeError(
-        f"parameter {each.name!r} of task {task.task_id!r}: the value of {each.reference!r} has nothing there",
-        path=f"${format_path(each.path)}",
-    )
-
-
-def _param(task: PlannedTask, each: ParamInput, params: Mapping[str, Any]) -> Any:
-    value = params.get(each.param, MISSING)
-    if value is not MISSING:
-        return _structured(task, each.name, copy_of(value), each.annotation)
-    if each.default is MISSING:  # The run was recorded before the DAG asked for it.
-        raise XComTypeError(f"parameter {each.name!r} of task {task.task_id!r}: the run was given no param {each.param!r}")
-    return each.default
-
-
-def _structured(task: PlannedTask, name: str, value: Any, annotation: Any) -> Any:
-    return value if annotation is MISSING else _converted(task, name, value, structurer(annotation))
-
-
-def _converted(task: PlannedTask, name: str, value: Any, into_type: Callable[[Any], Any]) -> Any:
-    try:
-        return into_type(value)
-    except XComTypeError as error:
-        raise XComTypeError(f"parameter {name!r} of task {task.task_id!r}: {error.reason}", path=error.path) from error

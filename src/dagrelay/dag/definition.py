@@ -2,164 +2,48 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Coroutine, Iterable, Mapping
 from functools import partial
 from itertools import pairwise, product
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, cast, overload
 
-from dagrelay.dag.nesting import holds_marker
-from dagrelay.dag.options import OPTION_NAMES, TaskDefaults, TaskOptions, unknown_options
+from dagrelay.dag.options import OPTION_NAMES, OUTSIDE_NAMES, OutsideOptions, TaskDefaults, TaskOptions, unknown_options
 from dagrelay.dag.params import complete_params
+from dagrelay.dag.plan import OUTSIDE_KINDS, TaskKind
 from dagrelay.dag.planning import Declaration, Edge, Written, compile_plan
-from dagrelay.dag.references import NamedTask, ReferenceParts, XComRef, make_reference
 from dagrelay.dag.signatures import is_async, local_names, name_of
+from dagrelay.dag.task import (
+    AsyncTask,
+    BranchDecorator,
+    Choice,
+    ShortCircuitDecorator,
+    SyncTask,
+    Task,
+    TaskDecorator,
+    outside_handler,
+    several,
+)
 from dagrelay.errors import InvalidIdError
-from dagrelay.ids import check_dag_id, check_key, check_task_id
+from dagrelay.ids import check_dag_id, check_task_id
 from dagrelay.model.missing import MISSING
 from dagrelay.model.policies import Limits
-from dagrelay.templates import RETURN_VALUE
+from dagrelay.model.records import Approval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dagrelay.dag.plan import Plan
+    from dagrelay.dag.references import NamedTask
 
-__all__ = ("DAG", "AsyncTask", "SyncTask", "Task", "TaskDecorator")
+__all__ = ("DAG",)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-D = TypeVar("D")
-Followers = TypeVar("Followers", bound="Task[Any] | Iterable[Task[Any]]")
+T = TypeVar("T")
 
 _LIMITS: Final = Limits()
-
-
-class Task(NamedTask, Generic[R_co]):
-    """A task whose handler returns R. Tasks are made by `@dag.task` or `dag.add`.
-
-    `task.output`, as the default of another handler's parameter, wires the two together; `a >> b` makes `b` wait for `a`
-    without handing anything on.
-    """
-
-    def __init__(self, dag: DAG, task_id: str, handler: Callable[..., Any]) -> None:
-        """Take its place and its function; use `@dag.task` or `dag.add` instead."""
-        super().__init__(task_id, dag)
-        self.handler: Final = handler
-        self._signature: inspect.Signature | None = None
-        self.__doc__ = handler.__doc__
-        self.__wrapped__: Final = handler  # So that `help` and `inspect.signature` show the handler's parameters.
-
-    @property
-    def output(self) -> R_co:
-        """What the handler returns; an `XComRef` until a run gets there, so that items and attributes lead into it."""
-        return cast("R_co", self._reference())
-
-    def output_or(self, default: D) -> R_co | D:
-        """Return the output, or `default` where there is none, as the task was skipped or failed."""
-        if holds_marker(default):
-            raise TypeError(f"output_or() of task {self.id!r} takes a constant, not {default!r}")
-        return cast("R_co", self._reference(default=default))
-
-    def xcom(self, key: str) -> Any:
-        """Return what the task pushes under a key, as a reference like `output`.
-
-        Raises:
-            InvalidIdError: the key is not legal.
-        """
-        return self._reference(check_key(key))
-
-    @property
-    def ref(self) -> XComRef[R_co]:
-        """The same as `output`, typed as the reference it is."""
-        return self._reference()
-
-    def __rshift__(self, followers: Followers) -> Followers:
-        """Make tasks wait for this one, as in `extract >> [clean, count]`; return them."""
-        return cast("Followers", self._draw((self,), followers, followers))
-
-    def __lshift__(self, leaders: Followers) -> Followers:
-        """Make this task wait for others; return them."""
-        return cast("Followers", self._draw(leaders, (self,), leaders))
-
-    def __rrshift__(self, leaders: Iterable[Task[Any]]) -> Task[R_co]:
-        """Make this task wait for several, as in `[clean, count] >> report`; return it."""
-        return cast("Task[R_co]", self._draw(leaders, (self,), self))
-
-    def __rlshift__(self, followers: Iterable[Task[Any]]) -> Task[R_co]:
-        """Make several tasks wait for this one; return it."""
-        return cast("Task[R_co]", self._draw((self,), followers, self))
-
-    def __repr__(self) -> str:
-        """Return its id and DAG."""
-        return f"<task {self.id!r} of {self.owner!r}>"
-
-    def _reference(self, key: str = RETURN_VALUE, default: Any = MISSING) -> XComRef[Any]:
-        return make_reference(ReferenceParts(task=self, key=key, default=default))
-
-    def _draw(self, leaders: Any, followers: Any, result: Any) -> Any:
-        ends = [_several(leaders), _several(followers)]
-        if not all(isinstance(end, Task) for several in ends for end in several):
-            return NotImplemented
-        cast("DAG", self.owner).chain(*ends)
-        return result
-
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the handler as the plain function it is, which has no run to fill its parameters from."""
-        if self._signature is None:
-            self._signature = inspect.signature(self.handler)
-        given = self._signature.bind(*args, **kwargs).arguments
-        for name, parameter in self._signature.parameters.items():
-            if name not in given and holds_marker(parameter.default):
-                raise TypeError(
-                    f"{self.id}() is called as a plain function and lacks argument {name!r}: only a run fills it from its "
-                    f"default, {parameter.default!r}"
-                )
-        return self.handler(*args, **kwargs)
-
-
-class AsyncTask(Task[R_co], Generic[P, R_co]):
-    """A task whose handler is awaited in the runtime's loop."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
-        """Call the handler as the plain function it is, in a unit test say.
-
-        Raises:
-            TypeError: an argument is left out whose default is a reference or template.
-        """
-        return cast("Coroutine[Any, Any, R_co]", self._call(args, kwargs))
-
-
-class SyncTask(Task[R_co], Generic[P, R_co]):
-    """A task whose handler runs in a worker thread."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Call the handler as the plain function it is, in a unit test say.
-
-        Raises:
-            TypeError: an argument is left out whose default is a reference or template.
-        """
-        return cast("R_co", self._call(args, kwargs))
-
-
-class TaskDecorator:
-    """What `@dag.task(...)` with options returns: it makes the task."""
-
-    def __init__(self, declare: Callable[[Any], Task[Any]]) -> None:
-        """Take what makes a task of a handler."""
-        self._declare = declare
-
-    # A coroutine function is also a Callable[P, R]; the overlap is meant, as the first match wins.
-    @overload
-    def __call__(self, handler: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...  # type: ignore[overload-overlap]
-    @overload
-    def __call__(self, handler: Callable[P, R], /) -> SyncTask[P, R]: ...
-    def __call__(self, handler: Any, /) -> Any:
-        """Declare a task whose handler is the function decorated."""
-        return self._declare(handler)
 
 
 class DAG:
@@ -258,14 +142,87 @@ class DAG:
         _check_options("add", options)
         return self._declare(handler, id, options)
 
+    # A coroutine function is also a Callable[P, Any]; the overlap is meant, as the first match wins.
+    @overload
+    def branch(self, handler: Callable[P, Coroutine[Any, Any, Choice]], /) -> AsyncTask[P, list[str]]: ...  # type: ignore[overload-overlap]
+    @overload
+    def branch(self, handler: Callable[P, Choice], /) -> SyncTask[P, list[str]]: ...
+    @overload
+    def branch(self, /, *, id: str | None = ..., **options: Unpack[TaskOptions]) -> BranchDecorator: ...
+    def branch(self, handler: Any = MISSING, /, *, id: str | None = None, **options: Unpack[TaskOptions]) -> Any:  # noqa: A002 - the public name of the option
+        """Make a task whose handler returns the direct downstreams to follow: a task or id, several of them, or None for none.
+
+        The others are skipped, unless they are downstream of one that is followed, and what is below them by its trigger rule.
+        The task's value is the list of the ids followed. In a unit test, call `task.handler` to see what the handler returns.
+
+        Args:
+            handler: as for `task`.
+            id: the task's id; the function's name by default.
+            **options: see `TaskOptions`.
+
+        Raises:
+            InvalidIdError: the id is not legal.
+            TypeError: there is no such option. That it chose a task it can't is a BranchError, and the attempt fails.
+        """
+        _check_options("branch", options)
+        if handler is MISSING:
+            return BranchDecorator(partial(self._declare, task_id=id, options=options, kind=TaskKind.BRANCH))
+        return self._declare(handler, id, options, TaskKind.BRANCH)
+
+    @overload
+    def short_circuit(self, handler: Callable[P, Coroutine[Any, Any, object]], /) -> AsyncTask[P, bool]: ...  # type: ignore[overload-overlap]
+    @overload
+    def short_circuit(self, handler: Callable[P, object], /) -> SyncTask[P, bool]: ...
+    @overload
+    def short_circuit(self, /, *, id: str | None = ..., **options: Unpack[TaskOptions]) -> ShortCircuitDecorator: ...
+    def short_circuit(self, handler: Any = MISSING, /, *, id: str | None = None, **options: Unpack[TaskOptions]) -> Any:  # noqa: A002 - the public name of the option
+        """Make a task whose direct downstreams are skipped if its handler returns something false; its value is that truth.
+
+        What is below them is skipped, or not, by its trigger rule. Arguments and errors are those of `branch`.
+        """
+        _check_options("short_circuit", options)
+        if handler is MISSING:
+            return ShortCircuitDecorator(partial(self._declare, task_id=id, options=options, kind=TaskKind.SHORT_CIRCUIT))
+        return self._declare(handler, id, options, TaskKind.SHORT_CIRCUIT)
+
+    @overload
+    def external(self, id: str, *, as_type: type[T], **options: Unpack[OutsideOptions]) -> Task[T]: ...
+    @overload
+    def external(self, id: str, *, as_type: Any = ..., **options: Unpack[OutsideOptions]) -> Task[Any]: ...
+    def external(self, id: str, *, as_type: Any = Any, **options: Unpack[OutsideOptions]) -> Task[Any]:  # noqa: A002 - as for task
+        """Make a task whose value comes from outside: by `runtime.provide`, or `dagrelay provide` from another process.
+
+        It has no handler and takes no slot. Once its trigger rule lets it, it waits, over restarts too; a value that came before
+        is taken at once.
+
+        Args:
+            id: its id.
+            as_type: what the value must be, structured strictly.
+            **options: see `OutsideOptions`.
+
+        Raises:
+            InvalidIdError: the id is not legal.
+            TypeError: there is no such option.
+        """
+        _check_options("external", options, OUTSIDE_NAMES)
+        return self._declare(outside_handler(as_type), id, options, TaskKind.EXTERNAL)
+
+    def approval(self, id: str, **options: Unpack[OutsideOptions]) -> Task[Approval]:  # noqa: A002 - as for task
+        """Make a task whose value is somebody's answer, an Approval; an `external` task otherwise.
+
+        That they did not approve fails nothing: a branch downstream, say, looks at `.approved`.
+        """
+        _check_options("approval", options, OUTSIDE_NAMES)
+        return self._declare(outside_handler(Approval), id, options, TaskKind.APPROVAL)
+
     def chain(self, *steps: NamedTask | str | Iterable[NamedTask | str]) -> None:
         """Make each step wait for the one before, as in `dag.chain(a, [b, c], d)`.
 
         Args:
             steps: a task, an id, or several of them; every one of a step waits for every one of the step before.
         """
-        several = [_several(step) for step in steps]
-        for above, below in pairwise(several):
+        groups = [several(step) for step in steps]
+        for above, below in pairwise(groups):
             self._edges.extend(product(above, below))
         self._plan = None
 
@@ -304,12 +261,16 @@ class DAG:
         """Return its id."""
         return f"<DAG {self.dag_id!r}>"
 
-    def _declare(self, handler: Any, task_id: str | None, options: TaskOptions) -> Task[Any]:
+    def _declare(
+        self, handler: Any, task_id: str | None, options: TaskOptions | OutsideOptions, kind: TaskKind = TaskKind.PLAIN
+    ) -> Task[Any]:
         if isinstance(handler, Task):
             handler = handler.handler
         task_id = _task_id(handler) if task_id is None else check_task_id(task_id)
-        kind = cast("type[Task[Any]]", AsyncTask if is_async(handler) else SyncTask)
-        task = kind(self, task_id, handler)
+        if kind in OUTSIDE_KINDS:
+            task = Task[Any](self, task_id, handler)
+        else:
+            task = cast("type[Task[Any]]", AsyncTask if is_async(handler) else SyncTask)(self, task_id, handler)
         # Annotations may name locals of whoever called the public method that called this. At the top of a module these are the
         # globals, which the handler knows by itself.
         frame = sys._getframe(2)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - there is no other way that is as cheap
@@ -318,6 +279,7 @@ class DAG:
             Declaration(
                 task=task,
                 handler=handler,
+                kind=kind,
                 options=_settled(options),
                 names=local_names(handler, frame.f_locals) if is_inner else {},
             )
@@ -327,25 +289,18 @@ class DAG:
         return task
 
 
-def _several(step: Any) -> tuple[Any, ...]:
-    return tuple(step) if _is_several(step) else (step,)
-
-
-def _is_several(step: Any) -> bool:
-    return isinstance(step, Iterable) and not isinstance(step, str)
-
-
-def _check_options(called: str, options: TaskOptions) -> None:
-    problem = unknown_options(options, OPTION_NAMES)
+def _check_options(called: str, options: TaskOptions | OutsideOptions, known: frozenset[str] = OPTION_NAMES) -> None:
+    problem = unknown_options(options, known)
     if problem:
         raise TypeError(f"{called}(): {problem}")
 
 
-def _settled(options: TaskOptions) -> Mapping[str, Any]:
+def _settled(options: TaskOptions | OutsideOptions) -> Mapping[str, Any]:
     """Return options so that what is done later to the objects given changes no wiring."""
     settled: dict[str, Any] = dict(options)
-    if "depends_on" in settled:
-        settled["depends_on"] = _several(settled["depends_on"])
+    for name in ("depends_on", "after_start"):
+        if name in settled:
+            settled[name] = several(settled[name])
     if isinstance(settled.get("bind"), Mapping):
         settled["bind"] = dict(settled["bind"])
     return settled

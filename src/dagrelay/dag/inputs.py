@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 __all__ = (
     "ConstantInput",
     "ContextInput",
+    "ElementInput",
+    "Expansion",
     "Input",
     "ParamInput",
+    "PlannedAxis",
     "Read",
     "ReferenceInput",
     "TemplateInput",
@@ -33,6 +36,8 @@ class Read(NamedTuple):
     """The topological index of the task it belongs to."""
     key: str
     """Its key."""
+    is_gathered: bool = False
+    """Whether it is the list of what all elements of a mapped task have under the key."""
 
 
 @attrs.frozen(kw_only=True)
@@ -113,5 +118,39 @@ class ParamInput:
     """What stands in where the run has no such param; MISSING if it must have."""
 
 
-Input: TypeAlias = ReferenceInput | ContextInput | ParamInput | TemplateInput | ConstantInput | TreeInput
+@attrs.frozen(kw_only=True)
+class ElementInput:
+    """The parameter of a mapped task gets an element of what is mapped over, or a part of it."""
+
+    name: str
+    """The parameter."""
+    axis: int
+    """Which of the expansion's axes."""
+    path: tuple[Step, ...] = ()
+    """The way from the element to what is meant."""
+    into_type: Callable[[Any], Any] | None = None
+    """What structures it into the parameter's type; None where it stays as it is."""
+
+
+Input: TypeAlias = ReferenceInput | ContextInput | ParamInput | TemplateInput | ConstantInput | TreeInput | ElementInput
 """One parameter of a handler and where its value comes from."""
+
+
+@attrs.frozen(kw_only=True)
+class PlannedAxis:
+    """What a task is mapped over, as inputs that are filled once, when the task is expanded."""
+
+    sources: tuple[Input, ...]
+    """One list, or several side by side; each named by the parameter it is written for."""
+    is_zipped: bool
+    """Whether an element is a tuple of one from each source."""
+
+
+@attrs.frozen(kw_only=True)
+class Expansion:
+    """How a mapped task gets its elements."""
+
+    axes: tuple[PlannedAxis, ...]
+    """What is combined, the last varying fastest."""
+    reads: tuple[Read, ...]
+    """What is fetched for it, each entry once."""

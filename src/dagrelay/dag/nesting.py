@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from dagrelay.dag.references import NamedTask, TemplateText, XComRef
+from dagrelay.dag.references import NamedTask, Pathed, TemplateText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ _MUTABLE: Final[frozenset[type[Any]]] = frozenset({dict, list})
 
 def is_marker(value: Any) -> bool:
     """Return whether a value stands for one that only a run has (or is a task, which somebody took for its output)."""
-    return isinstance(value, (XComRef, TemplateText, NamedTask))
+    return isinstance(value, (Pathed, TemplateText, NamedTask))
 
 
 def holds_marker(value: Any) -> bool:

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
     from dagrelay.dag.references import NamedTask
 
-__all__ = ("DEFAULT_NAMES", "OPTION_NAMES", "TaskDefaults", "TaskOptions", "TaskSettings", "settings_of", "unknown_options")
+__all__ = (
+    "DEFAULT_NAMES",
+    "OPTION_NAMES",
+    "OUTSIDE_NAMES",
+    "OutsideOptions",
+    "TaskDefaults",
+    "TaskOptions",
+    "TaskSettings",
+    "settings_of",
+    "unknown_options",
+)
 
 
 class TaskDefaults(TypedDict, total=False):
@@ -61,11 +71,27 @@ class TaskOptions(TaskDefaults, total=False):
     """How many elements of a mapped task run at once; None, the default, for as many as the runtime and the DAG allow."""
 
 
+class OutsideOptions(TypedDict, total=False):
+    """The keyword options of a task whose value comes from outside."""
+
+    timeout_s: float | None
+    """Seconds to wait from when the task is ready, an absolute time that survives restarts; None, the default, for no limit."""
+    depends_on: NamedTask | str | Iterable[NamedTask | str]
+    """Upstream tasks, or their ids."""
+    trigger_rule: TriggerRule | str
+    """When it begins to wait, judged on its direct upstreams; all_success by default."""
+    description: str
+    """A few words for people."""
+
+
 DEFAULT_NAMES: Final = frozenset(TaskDefaults.__annotations__)
 """Names of the options that a DAG's `defaults` may hold."""
 
 OPTION_NAMES: Final = frozenset(TaskOptions.__annotations__)
 """Names of the options of a task."""
+
+OUTSIDE_NAMES: Final = frozenset(OutsideOptions.__annotations__)
+"""Names of the options of a task whose value comes from outside."""
 
 
 _ONE_ATTEMPT: Final = RetryPolicy(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -15,12 +15,12 @@ from dagrelay.model.missing import MISSING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dagrelay.dag.inputs import Input, ParamInput
+    from dagrelay.dag.inputs import Expansion, Input, ParamInput
     from dagrelay.model.policies import MissingPolicy, RetryPolicy
     from dagrelay.model.states import TriggerRule
     from dagrelay.templates import Tree
 
-__all__ = ("Plan", "PlannedTask", "Read", "TaskKind", "body_of", "parse_body")
+__all__ = ("CHOOSING_KINDS", "OUTSIDE_KINDS", "Plan", "PlannedTask", "Read", "TaskKind", "body_of", "parse_body")
 
 _REMEMBERED_PAIRS = 4096
 
@@ -40,6 +40,13 @@ class TaskKind(StrEnum):
     """Its value arrives from outside."""
     APPROVAL = "approval"
     """Its value is somebody's consent."""
+
+
+OUTSIDE_KINDS: Final = frozenset({TaskKind.EXTERNAL, TaskKind.APPROVAL})
+"""Kinds of tasks that have no handler, as their values come from outside."""
+
+CHOOSING_KINDS: Final = frozenset({TaskKind.BRANCH, TaskKind.SHORT_CIRCUIT})
+"""Kinds of tasks that say which of their direct downstreams are followed."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -66,6 +73,8 @@ class PlannedTask:
     """Its config with templates compiled; None if it has none."""
     reads: tuple[Read, ...] = ()
     """What is fetched before the handler runs: all entries that inputs and config read, each once."""
+    expansion: Expansion | None = None
+    """How a mapped task gets its elements; None for every other."""
     needs_context: bool
     """Whether a parameter gets the context."""
     has_templates: bool
@@ -114,6 +123,8 @@ class Plan:
     """Topological index by task id."""
     downstream: tuple[tuple[int, ...], ...]
     """For each task its direct downstreams, rising."""
+    followers: Mapping[int, tuple[int, ...]]
+    """For each task that others follow by `after_start` these others, rising."""
     leaves: tuple[int, ...]
     """The tasks without downstreams, rising."""
     max_concurrency: int | None

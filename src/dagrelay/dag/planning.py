@@ -12,10 +12,10 @@ import attrs
 
 from dagrelay.dag.binding import Binding, BindingPlace, bind_handler
 from dagrelay.dag.graph import cycles, downstream_of, topological_order
-from dagrelay.dag.inputs import ParamInput, Read, ReferenceInput
+from dagrelay.dag.inputs import Expansion, Input, ParamInput, PlannedAxis, Read, ReferenceInput
 from dagrelay.dag.nesting import holds_marker
 from dagrelay.dag.options import DEFAULT_NAMES, TaskSettings, settings_of, unknown_options
-from dagrelay.dag.plan import Plan, PlannedTask, TaskKind, body_of
+from dagrelay.dag.plan import OUTSIDE_KINDS, Plan, PlannedTask, TaskKind, body_of
 from dagrelay.dag.references import NamedTask
 from dagrelay.dag.signatures import HandlerError, HandlerSignature, read_signature
 from dagrelay.errors import DAGValidationError
@@ -32,6 +32,8 @@ _MOST_COMPARISONS: Final = 20_000
 """Ids compared in search of near ones, over all problems of a DAG: about a second."""
 _SKIMMED_AT_THE_COST_OF_ONE: Final = 100
 _LONGEST_CYCLE_SHOWN: Final = 12
+_RETURNED: Final[Mapping[TaskKind, Any]] = {TaskKind.BRANCH: list[str], TaskKind.SHORT_CIRCUIT: bool}
+"""What tasks hand on whose handlers return something else."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -46,6 +48,8 @@ class Declaration:
     """Its options, as given, with `depends_on` as a tuple."""
     names: Mapping[str, Any]
     """Local names of the place of its declaration that its annotations speak of."""
+    kind: TaskKind = TaskKind.PLAIN
+    """What sort of task it was declared as."""
 
 
 Edge = tuple[NamedTask | str, NamedTask | str]
@@ -79,6 +83,7 @@ class _Draft:
     """A task between declaration and plan; tasks are given by position."""
 
     task_id: str
+    kind: TaskKind
     handler: Any
     signature: HandlerSignature
     binding: Binding
@@ -113,13 +118,17 @@ class _Planner:
     def plan(self) -> Plan:
         self._check_dag()
         drafts = [self._draft(declaration) for declaration in self._written.declarations]
+        drafts = self._with_lists_gathered(drafts)
         upstream = self._upstream(drafts)
-        order = topological_order(upstream)
-        if len(order) < len(upstream):
-            self._problems += [self._told_cycle(cycle) for cycle in cycles(upstream)]
+        after_start = self._after_start(upstream)
+        # A follower stands after those it follows, as it does after its upstreams.
+        above = upstream if not after_start else [_merged(nodes, after_start.get(at, ())) for at, nodes in enumerate(upstream)]
+        order = topological_order(above)
+        if len(order) < len(above):
+            self._problems += [self._told_cycle(cycle) for cycle in cycles(above)]
         if self._problems:
             raise DAGValidationError(self._written.dag_id, list(dict.fromkeys(self._problems)))
-        return _assemble(self._written, [draft for draft in drafts if draft is not None], upstream, order)
+        return _assemble(self._written, [draft for draft in drafts if draft is not None], upstream, after_start, order)
 
     # ------------------------------------------------------------------------------------------------------- checks
 
@@ -159,14 +168,29 @@ class _Planner:
     def _draft(self, declaration: Declaration) -> _Draft | None:
         task_id, options = declaration.task.id, declaration.options
         problems: list[str] = []
-        settings = settings_of(options, self._default_settings, problems) if options else self._default_settings
+        base = TaskSettings() if declaration.kind in OUTSIDE_KINDS else self._default_settings
+        settings = settings_of(options, base, problems) if options else base
         draft = None
         signature = self._signature(declaration)
         if isinstance(signature, HandlerError):
             problems.append(str(signature))
         else:
             binding = self._binding(declaration, signature, settings, problems)
-            draft = _Draft(task_id=task_id, handler=declaration.handler, signature=signature, binding=binding, settings=settings)
+            kind = declaration.kind
+            if binding.expansion is not None:
+                if kind is not TaskKind.PLAIN:
+                    problems.append(f"a {kind.value.replace('_', '-')} can't be mapped; let it decide once, over the whole list")
+                kind = TaskKind.MAPPED
+            elif settings.max_concurrency is not None and "max_concurrency" in options:
+                problems.append("max_concurrency is of the elements of a mapped task, and it is mapped over nothing")
+            draft = _Draft(
+                task_id=task_id,
+                kind=kind,
+                handler=declaration.handler,
+                signature=signature,
+                binding=binding,
+                settings=settings,
+            )
         if problems:
             self._problems += [f"task {task_id!r}: {problem}" for problem in problems]
         return draft
@@ -203,11 +227,39 @@ class _Planner:
         problems += found
         return binding
 
+    def _with_lists_gathered(self, drafts: list[_Draft | None]) -> list[_Draft | None]:
+        """Return drafts in which templates read the list of a mapped task; check that references ask for what there is."""
+        mapped = {position for position, draft in enumerate(drafts) if draft is not None and draft.kind is TaskKind.MAPPED}
+        gathered = list(drafts)
+        for position, draft in enumerate(drafts):
+            if draft is None:
+                continue
+            binding = draft.binding
+            for read in binding.referred:
+                if (read.index in mapped) is not read.is_gathered and drafts[read.index] is not None:
+                    self._problems.append(self._told_misread(draft.task_id, read))
+            if mapped:
+                expansion = binding.expansion
+                reads = _gathered(binding.reads, mapped)
+                if expansion is not None:
+                    expansion = attrs.evolve(expansion, reads=_gathered(expansion.reads, mapped))
+                gathered[position] = attrs.evolve(draft, binding=attrs.evolve(binding, reads=reads, expansion=expansion))
+        return gathered
+
+    def _told_misread(self, task_id: str, read: Read) -> str:
+        other = self._written.declarations[read.index].task.id
+        if read.is_gathered:
+            return f"task {task_id!r} reads the outputs of task {other!r}, which is not mapped; read its .output"
+        return (
+            f"task {task_id!r} reads the output of task {other!r}, which is mapped and has a list of them; read its .outputs, "
+            f"or map over them by each({other}.outputs)"
+        )
+
     # ------------------------------------------------------------------------------------------------------- edges
 
     def _upstream(self, drafts: Sequence[_Draft | None]) -> list[tuple[int, ...]]:
         """Return the direct upstreams of each task, by position, rising."""
-        sets = [{read.index for read in draft.binding.reads} if draft is not None else set[int]() for draft in drafts]
+        sets = [{read.index for read in _reads_of(draft.binding)} if draft is not None else set[int]() for draft in drafts]
         for position, declaration in enumerate(self._written.declarations):
             for end in declaration.options.get("depends_on", ()):
                 above = self._locate(end, f"task {declaration.task.id!r}: depends_on names")
@@ -222,6 +274,21 @@ class _Planner:
                 nodes.discard(position)
                 self._problems.append(f"task {self._written.declarations[position].task.id!r} depends on itself")
         return [tuple(sorted(nodes)) if len(nodes) > 1 else tuple(nodes) for nodes in sets]
+
+    def _after_start(self, upstream: Sequence[tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+        """Return, of each task that follows others once they have started, these others, by position, rising."""
+        found: dict[int, tuple[int, ...]] = {}
+        for position, declaration in enumerate(self._written.declarations):
+            ends = declaration.options.get("after_start", ())
+            if not ends:
+                continue
+            task_id = declaration.task.id
+            located = {self._locate(end, f"task {task_id!r}: after_start names") for end in ends} - {None, *upstream[position]}
+            if position in located:
+                self._problems.append(f"task {task_id!r}: after_start names the task itself")
+                located.discard(position)
+            found[position] = tuple(sorted(cast("set[int]", located)))
+        return found
 
     def _locate(self, end: NamedTask | str, where: str) -> int | None:
         """Return the position of a task given by itself or its id; None, and a problem, if the DAG does not have it."""
@@ -266,7 +333,25 @@ def _is_text(value: object) -> bool:
 # ------------------------------------------------------------------------------------------------------------ assembly
 
 
-def _assemble(written: Written, drafts: list[_Draft], upstream: list[tuple[int, ...]], order: list[int]) -> Plan:
+def _gathered(reads: tuple[Read, ...], mapped: set[int]) -> tuple[Read, ...]:
+    return tuple(dict.fromkeys(read._replace(is_gathered=read.index in mapped) for read in reads))
+
+
+def _reads_of(binding: Binding) -> tuple[Read, ...]:
+    return binding.reads if binding.expansion is None else (*binding.reads, *binding.expansion.reads)
+
+
+def _merged(some: tuple[int, ...], others: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted({*some, *others})) if others else some
+
+
+def _assemble(
+    written: Written,
+    drafts: list[_Draft],
+    upstream: list[tuple[int, ...]],
+    after_start: dict[int, tuple[int, ...]],
+    order: list[int],
+) -> Plan:
     """Return the plan of drafts without problems: from positions in order of definition to topological indices."""
     index_of = list(range(len(order)))
     is_moved = order != index_of
@@ -275,8 +360,9 @@ def _assemble(written: Written, drafts: list[_Draft], upstream: list[tuple[int, 
             index_of[position] = index
         upstream = [tuple(sorted(index_of[above] for above in upstream[position])) for position in order]
     renumber = _renumber(index_of) if is_moved else _as_it_is
+    leaders = {index_of[at]: tuple(sorted(index_of[each] for each in ends)) for at, ends in after_start.items()}
     tasks = tuple(
-        _planned(index, drafts[position], renumber(drafts[position].binding), upstream[index])
+        _planned(index, drafts[position], renumber(drafts[position].binding), upstream[index], leaders.get(index, ()))
         for index, position in enumerate(order)
     )
     required, named = _params_of(tasks, drafts, written.params)
@@ -289,6 +375,7 @@ def _assemble(written: Written, drafts: list[_Draft], upstream: list[tuple[int, 
         task_ids=tuple(task.task_id for task in tasks),
         index=MappingProxyType({task.task_id: task.index for task in tasks}),
         downstream=downstream,
+        followers=MappingProxyType(_followers(leaders)),
         leaves=tuple(index for index, below in enumerate(downstream) if not below),
         max_concurrency=written.max_concurrency,
         params=written.params,
@@ -305,12 +392,20 @@ def _assemble(written: Written, drafts: list[_Draft], upstream: list[tuple[int, 
     )
 
 
-def _planned(index: int, draft: _Draft, binding: Binding, upstream: tuple[int, ...]) -> PlannedTask:
+def _followers(leaders: Mapping[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+    found: dict[int, tuple[int, ...]] = {}
+    for follower in sorted(leaders):
+        for leader in leaders[follower]:
+            found[leader] = (*found.get(leader, ()), follower)
+    return found
+
+
+def _planned(index: int, draft: _Draft, binding: Binding, upstream: tuple[int, ...], after_start: tuple[int, ...]) -> PlannedTask:
     signature, settings = draft.signature, draft.settings
     return PlannedTask(
         index=index,
         task_id=draft.task_id,
-        kind=TaskKind.PLAIN,
+        kind=draft.kind,
         handler=draft.handler,
         is_async=signature.is_async,
         upstream=upstream,
@@ -318,9 +413,10 @@ def _planned(index: int, draft: _Draft, binding: Binding, upstream: tuple[int, .
         positional=binding.positional,
         config=binding.config,
         reads=binding.reads,
+        expansion=binding.expansion,
         needs_context=binding.needs_context,
         has_templates=binding.has_templates,
-        return_type=signature.return_type,
+        return_type=_RETURNED.get(draft.kind, signature.return_type),
         trigger_rule=settings.trigger_rule,
         retry=settings.retry,
         timeout_s=settings.timeout_s,
@@ -332,6 +428,7 @@ def _planned(index: int, draft: _Draft, binding: Binding, upstream: tuple[int, .
         pool=settings.pool,
         priority=settings.priority,
         max_concurrency=settings.max_concurrency,
+        after_start=after_start,
     )
 
 
@@ -343,15 +440,24 @@ def _renumber(index_of: Sequence[int]) -> Callable[[Binding], Binding]:
     """Return what gives a binding's reads by topological index instead of position."""
 
     def moved(read: Read) -> Read:
-        return Read(index_of[read.index], read.key)
+        return read._replace(index=index_of[read.index])
+
+    def moved_inputs(inputs: Iterable[Input]) -> tuple[Input, ...]:
+        return tuple(attrs.evolve(each, read=moved(each.read)) if isinstance(each, ReferenceInput) else each for each in inputs)
+
+    def moved_expansion(expansion: Expansion) -> Expansion:
+        axes = tuple(PlannedAxis(sources=moved_inputs(axis.sources), is_zipped=axis.is_zipped) for axis in expansion.axes)
+        return Expansion(axes=axes, reads=tuple(map(moved, expansion.reads)))
 
     def renumber(binding: Binding) -> Binding:
-        if not binding.reads:
+        if not _reads_of(binding):
             return binding
-        inputs = tuple(
-            attrs.evolve(each, read=moved(each.read)) if isinstance(each, ReferenceInput) else each for each in binding.inputs
+        return attrs.evolve(
+            binding,
+            inputs=moved_inputs(binding.inputs),
+            reads=tuple(map(moved, binding.reads)),
+            expansion=None if binding.expansion is None else moved_expansion(binding.expansion),
         )
-        return attrs.evolve(binding, inputs=inputs, reads=tuple(map(moved, binding.reads)))
 
     return renumber
 

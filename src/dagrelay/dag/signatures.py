@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, ForwardRef, get_type_hints
 
 import attrs
 
-from dagrelay.dag.references import XComRef
+from dagrelay.dag.references import Pathed
 from dagrelay.model.injected import Injected
 from dagrelay.model.missing import MISSING
 
@@ -182,7 +182,7 @@ def _refuse_strangers(handler: Any) -> None:
         raise HandlerError("its handler is an async generator; return a list, or push parts by ctx.xcom.push")
     if inspect.isgeneratorfunction(called):
         raise HandlerError("its handler is a generator; return a list, or push parts by ctx.xcom.push")
-    if isinstance(handler, partial) and any(isinstance(value, XComRef) for value in handler.args):
+    if isinstance(handler, partial) and any(isinstance(value, Pathed) for value in handler.args):
         raise HandlerError("its handler is a partial that binds a reference by position; bind it by name")
 
 

@@ -1,168 +1,52 @@
-"""A run as a pure machine: `step(event) -> commands`, iterative, O(edges) over a whole run.
+"""A run as a pure machine: `step(event) -> commands`, iterative, O(edges + elements) over a whole run.
 
-The machine owns its state and mutates it: arrays by topological index, counters of ended upstreams instead of scans. It knows
-neither loop nor store nor clock; the scheduler feeds it events and carries out its commands.
+The machine owns its state and mutates it: arrays by unit (a task's topological index, or an element's above those), counters of
+ended upstreams instead of scans. It knows neither loop nor store nor clock; the scheduler feeds it events and carries out its
+commands.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
-import attrs
-
+from dagrelay.dag.plan import OUTSIDE_KINDS, TaskKind
 from dagrelay.dag.trigger_rules import Verdict, evaluate
+from dagrelay.engine.maps import MapProgress
 from dagrelay.engine.outcome import run_outcome
-from dagrelay.model.quick import quick_frozen
+from dagrelay.engine.protocol import (
+    AttemptEnded,
+    AttemptStarted,
+    Begin,
+    CancelAttempts,
+    CancelRequested,
+    Command,
+    EndMap,
+    EndRun,
+    Event,
+    Expanded,
+    ExpandTask,
+    InterruptRequested,
+    MarkTask,
+    PauseRequested,
+    RetryDue,
+    StartTask,
+    TaskProgress,
+    WaitForRetry,
+    WithdrawAttempts,
+)
 from dagrelay.model.states import ENDED_TASK_STATES, LIVE_TASK_STATES, RunState, TaskState, TriggerRule, check_task_transition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from dagrelay.dag.plan import Plan
 
-__all__ = (
-    "AttemptEnded",
-    "Begin",
-    "CancelAttempts",
-    "CancelRequested",
-    "Command",
-    "EndRun",
-    "Event",
-    "InterruptRequested",
-    "MarkTask",
-    "PauseRequested",
-    "RetryDue",
-    "RunMachine",
-    "StartTask",
-    "TaskProgress",
-    "WaitForRetry",
-    "WithdrawAttempts",
-)
-
-
-# ---------------------------------------------------------------------------------------------------------------- events
-
-
-@attrs.frozen
-class Begin:
-    """The run starts or goes on: everything that can start should."""
-
-
-@quick_frozen
-class AttemptEnded:
-    """An attempt ended."""
-
-    index: int
-    """The task's topological index."""
-    state: TaskState
-    """success, failed, skipped, up_for_retry, cancelled or interrupted."""
-    retry_us: int | None = None
-    """With up_for_retry: when the next attempt may start."""
-
-
-@attrs.frozen
-class RetryDue:
-    """The time of a waiting retry has come."""
-
-    index: int
-    """The task's topological index."""
-
-
-@attrs.frozen
-class CancelRequested:
-    """The run shall end as cancelled."""
-
-
-@attrs.frozen
-class InterruptRequested:
-    """The run shall stop now, to be resumed later."""
-
-
-@attrs.frozen
-class PauseRequested:
-    """No further task shall start; once what runs has ended, the run stops, to be resumed later."""
-
-
-Event: TypeAlias = Begin | AttemptEnded | RetryDue | CancelRequested | InterruptRequested | PauseRequested
-
-
-# -------------------------------------------------------------------------------------------------------------- commands
-
-
-@quick_frozen
-class StartTask:
-    """Start an attempt."""
-
-    index: int
-    """The task's topological index."""
-    attempt: int
-    """The attempt's number."""
-
-
-@attrs.frozen
-class MarkTask:
-    """Record a final state of a task that is not running."""
-
-    index: int
-    """The task's topological index."""
-    state: TaskState
-    """skipped, upstream_failed, cancelled, or failed (interrupted too often)."""
-
-
-@attrs.frozen
-class WaitForRetry:
-    """Send RetryDue at a time."""
-
-    index: int
-    """The task's topological index."""
-    retry_us: int
-    """When."""
-
-
-@attrs.frozen
-class CancelAttempts:
-    """Cancel what runs and withdraw what is queued; each still reports its end."""
-
-    state: TaskState
-    """How they end: cancelled or interrupted."""
-
-
-@attrs.frozen
-class WithdrawAttempts:
-    """Withdraw what is queued, and let what runs go on; each still reports its end."""
-
-
-@attrs.frozen
-class EndRun:
-    """Nothing is left to do."""
-
-    state: RunState
-    """The run's final state, or interrupted."""
-
-
-Command: TypeAlias = StartTask | MarkTask | WaitForRetry | CancelAttempts | WithdrawAttempts | EndRun
-
-
-# --------------------------------------------------------------------------------------------------------------- machine
-
-
-@attrs.frozen(kw_only=True)
-class TaskProgress:
-    """Where a task stood when its run was recorded."""
-
-    state: TaskState
-    """Its state."""
-    attempt: int
-    """The highest attempt number ever used."""
-    failures: int = 0
-    """Attempts that count against the retry budget."""
-    interruptions: int = 0
-    """How often it was interrupted."""
-    retry_us: int | None = None
-    """With up_for_retry: when the next attempt may start."""
+__all__ = ("RunMachine",)
 
 
 _RESTING: Final = frozenset({TaskState.PENDING, TaskState.INTERRUPTED})
+_NEVER_TIRED: Final = OUTSIDE_KINDS | {TaskKind.MAPPED}
+"""Kinds of tasks that do nothing themselves, so that being interrupted says nothing of them."""
 _SUCCESS, _FAILED, _SKIPPED, _UPSTREAM_FAILED = range(4)
 _TALLY: Final = {
     TaskState.SUCCESS: _SUCCESS,
@@ -179,10 +63,18 @@ class RunMachine:
     Args:
         plan: what to run.
         progress: what was recorded of an earlier part of the run, by topological index.
+        elements: what was recorded of elements of mapped tasks, by topological index and map index.
         max_interruptions: a task interrupted more often than that counts as failed.
     """
 
-    def __init__(self, plan: Plan, *, progress: dict[int, TaskProgress] | None = None, max_interruptions: int = 20) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        progress: Mapping[int, TaskProgress] | None = None,
+        elements: Mapping[int, Mapping[int, TaskProgress]] | None = None,
+        max_interruptions: int = 20,
+    ) -> None:
         """Set up the arrays; nothing starts before `Begin`."""
         count = len(plan.tasks)
         self.plan = plan
@@ -201,12 +93,33 @@ class RunMachine:
         # Ended upstreams by kind (success, failed, skipped, upstream_failed), only for tasks that need more than `_unmet`.
         self._tallies: dict[int, list[int]] = {}
         # Invariant: plain are the tasks of the default rule without a tally.
-        self._is_plain: list[bool] = [task.trigger_rule is TriggerRule.ALL_SUCCESS for task in plan.tasks]
+        self._is_plain: list[bool] = [
+            task.trigger_rule is TriggerRule.ALL_SUCCESS and not task.after_start for task in plan.tasks
+        ]
+        # Of each task that follows others by `after_start`: those not started yet; and how many ended without ever starting, which
+        # its trigger rule takes for upstreams.
+        self._unstarted: dict[int, set[int]] = {task.index: set(task.after_start) for task in plan.tasks if task.after_start}
+        self._never_started: dict[int, int] = {}
+        self._follows: dict[int, frozenset[int]] = {}
+        self.deadlines: dict[int, int] = {}
+        """When the time of tasks that waited for a value from outside is up, by topological index."""
+        self.lengths: dict[int, int] = {}
+        """How many elements expanded tasks have, by topological index."""
+        self.maps: dict[int, MapProgress] = {}
+        """Tasks expanded in this part of the run, by topological index."""
+        self._owners: list[MapProgress] = []  # Of each unit above the tasks' own.
+        self._elements = elements or {}
         self._stopping: TaskState | None = None
         self._is_pausing = False
         self._ended = False
         for index, known in (progress or {}).items():
             self._restore(index, known)
+            if known.length is not None:
+                self.lengths[index] = known.length
+            if known.retry_us is not None and plan.tasks[index].kind in OUTSIDE_KINDS:
+                self.deadlines[index] = known.retry_us
+            if known.follows is not None and known.state is TaskState.SUCCESS:
+                self._follows[index] = frozenset(known.follows)
 
     def _restore(self, index: int, known: TaskProgress) -> None:
         # Rows of an owner that died show `running`; opening the store marks them, but a plain image must not hang either.
@@ -230,9 +143,33 @@ class RunMachine:
         """Whether the run was cancelled or interrupted."""
         return self._stopping is not None
 
-    def is_active(self, index: int) -> bool:
-        """Whether a task is queued, running or waiting."""
-        return index in self._active
+    def is_active(self, unit: int) -> bool:
+        """Whether a task or element is queued, running or waiting."""
+        return unit in self._active
+
+    def unit_of(self, index: int, map_index: int | None) -> int:
+        """Return the unit of a task, or of an element of one that was expanded."""
+        return index if map_index is None else self.maps[index].first + map_index
+
+    def element_state(self, index: int, map_index: int) -> TaskState | None:
+        """Return the state of an element; None if the task has no such element."""
+        owner = self.maps.get(index)
+        if owner is not None:
+            return self.states[owner.first + map_index] if map_index < owner.length else None
+        if map_index >= self.lengths.get(index, 0):
+            return None
+        known = self._elements.get(index, {}).get(map_index)
+        return TaskState.PENDING if known is None else known.state
+
+    def owner_of(self, unit: int) -> MapProgress | None:
+        """Return the expanded task that an element belongs to; None for a task's own unit."""
+        count = len(self.plan.tasks)
+        return None if unit < count else self._owners[unit - count]
+
+    def task_of(self, unit: int) -> int:
+        """Return the topological index of the task that a unit belongs to."""
+        owner = self.owner_of(unit)
+        return unit if owner is None else owner.index
 
     @property
     def active_count(self) -> int:
@@ -251,10 +188,14 @@ class RunMachine:
                 self._attempt_ended(event, commands)
             case Begin():
                 self._begin(commands)
-            case RetryDue(index):
-                if self._stopping is None and self.states[index] is TaskState.UP_FOR_RETRY:
-                    self._retry_us.pop(index, None)
-                    self._start(index, commands)
+            case RetryDue(unit):
+                if self._stopping is None and self.states[unit] is TaskState.UP_FOR_RETRY:
+                    self._retry_us.pop(unit, None)
+                    self._retry(unit, commands)
+            case Expanded(index, length):
+                self._expanded(index, length, commands)
+            case AttemptStarted(index):
+                self._leader_started(index, commands)
             case CancelRequested():
                 self._stop(TaskState.CANCELLED, commands)
             case InterruptRequested():
@@ -277,6 +218,10 @@ class RunMachine:
             if state in ENDED_TASK_STATES:
                 self._left -= 1
                 self._count(index, state)
+            if index in self.plan.followers and (self.attempts[index] or state in ENDED_TASK_STATES):
+                self._note_leader(index)
+        for index, chosen in self._follows.items():
+            self._skip_others(index, chosen, commands)
         for index, state in enumerate(self.states):
             if state in _RESTING:
                 if not self._unmet[index] or not self._is_plain[index]:
@@ -285,7 +230,7 @@ class RunMachine:
                 commands.append(WaitForRetry(index, self._retry_us[index]))
 
     def _attempt_ended(self, event: AttemptEnded, commands: list[Command]) -> None:
-        index, state = event.index, event.state
+        index, state = event.unit, event.state
         if self.states[index] is TaskState.QUEUED and state is not TaskState.INTERRUPTED and state is not TaskState.CANCELLED:
             self.states[index] = TaskState.RUNNING  # As the table has it; the start was not reported apart.
         self._move(index, state)
@@ -297,8 +242,13 @@ class RunMachine:
                 commands.append(WaitForRetry(index, retry_us))
             elif self._stopping is TaskState.CANCELLED:
                 self._mark(index, TaskState.CANCELLED, commands, None)
-        elif state is not TaskState.INTERRUPTED:
+        owner = self.owner_of(index)
+        if owner is not None:
+            self._element_ended(owner, state, commands)
+        elif state in ENDED_TASK_STATES:
             self._left -= 1
+            if event.follows is not None and state is TaskState.SUCCESS:
+                self._follows[index] = frozenset(event.follows)
             self._settle([index], commands)
 
     def _settle(self, ended: list[int], commands: list[Command]) -> None:
@@ -308,6 +258,10 @@ class RunMachine:
             index = ended.pop()
             state = states[index]
             succeeded = state is TaskState.SUCCESS
+            if index in self.plan.followers:
+                self._note_leader(index, commands, ended)
+            if index in self._follows and self._stopping is None:
+                self._skip_others(index, self._follows[index], commands, ended)
             for downstream in self.plan.downstream[index]:
                 if succeeded and is_plain[downstream]:
                     unmet[downstream] -= 1
@@ -342,7 +296,7 @@ class RunMachine:
             tally = [met, 0, 0, 0]
         verdict = evaluate(
             task.trigger_rule,
-            upstream=len(task.upstream),
+            upstream=len(task.upstream) + self._never_started.get(index, 0),
             success=tally[_SUCCESS],
             failed=tally[_FAILED],
             upstream_failed=tally[_UPSTREAM_FAILED],
@@ -352,7 +306,8 @@ class RunMachine:
             case Verdict.WAIT:
                 return
             case Verdict.READY:
-                self._ready(index, commands, ended)
+                if not self._unstarted.get(index):
+                    self._ready(index, commands, ended)
             case Verdict.SKIP:
                 self._mark(index, TaskState.SKIPPED, commands, ended)
             case Verdict.UPSTREAM_FAILED:
@@ -361,31 +316,123 @@ class RunMachine:
                 assert_never(never)
 
     def _ready(self, index: int, commands: list[Command], ended: list[int] | None) -> None:
-        if self.interruptions.get(index, 0) > self._max_interruptions:
+        if self.interruptions.get(index, 0) > self._max_interruptions and self.plan.tasks[index].kind not in _NEVER_TIRED:
             self._mark(index, TaskState.FAILED, commands, ended)
         else:
             self._start(index, commands)
 
-    def _start(self, index: int, commands: list[Command]) -> None:
-        self._move(index, TaskState.QUEUED)
-        self._active.add(index)
-        self.attempts[index] += 1
-        commands.append(StartTask(index, self.attempts[index]))
+    def _start(self, unit: int, commands: list[Command]) -> None:
+        self._move(unit, TaskState.QUEUED)
+        self._active.add(unit)
+        self.attempts[unit] += 1
+        is_whole = unit < len(self.plan.tasks) and self.plan.tasks[unit].kind is TaskKind.MAPPED
+        commands.append((ExpandTask if is_whole else StartTask)(unit, self.attempts[unit]))
 
     def _mark(self, index: int, state: TaskState, commands: list[Command], ended: list[int] | None) -> None:
         if state is not TaskState.FAILED and self.states[index] is TaskState.INTERRUPTED:
             self._move(index, TaskState.PENDING)
         self._move(index, state)
-        self._left -= 1
         commands.append(MarkTask(index, state))
+        owner = self.owner_of(index)
+        if owner is not None:
+            owner.count(state)
+            return
+        self._left -= 1
         if ended is None:
             self._settle([index], commands)
         else:
             ended.append(index)
 
     def _move(self, index: int, state: TaskState) -> None:
-        check_task_transition(self.plan.tasks[index].task_id, self.states[index], state)
+        check_task_transition(self.plan.task_ids[self.task_of(index)], self.states[index], state)
         self.states[index] = state
+
+    # ----------------------------------------------------------------------------------------------------- choices
+
+    def _skip_others(
+        self, index: int, chosen: frozenset[int], commands: list[Command], ended: list[int] | None = None
+    ) -> None:
+        """Skip the direct downstreams that a branch has not chosen, and that nothing it has chosen leads to."""
+        others = [below for below in self.plan.downstream[index] if below not in chosen]
+        for below in others:
+            if self.states[below] in _RESTING and not any(self.plan.is_upstream(above, below) for above in chosen):
+                self._mark(below, TaskState.SKIPPED, commands, ended)
+
+    def _leader_started(self, index: int, commands: list[Command]) -> None:
+        for follower in self.plan.followers.get(index, ()):
+            self._unstarted[follower].discard(index)
+            if self._stopping is None and self.states[follower] in _RESTING:
+                self._judge(follower, commands)
+
+    def _note_leader(self, index: int, commands: list[Command] | None = None, ended: list[int] | None = None) -> None:
+        """Let followers of a task that started, or ended, go on; one that never started counts for their trigger rules."""
+        for follower in self.plan.followers[index]:
+            unstarted = self._unstarted[follower]
+            if index not in unstarted:
+                continue
+            unstarted.discard(index)
+            if not self.attempts[index]:
+                self._never_started[follower] = self._never_started.get(follower, 0) + 1
+                self._tally(follower, self.states[index])
+            if commands is not None and self._stopping is None and self.states[follower] in _RESTING:
+                self._judge(follower, commands, ended)
+
+    # ---------------------------------------------------------------------------------------------------- elements
+
+    def _expanded(self, index: int, length: int, commands: list[Command]) -> None:
+        self._move(index, TaskState.RUNNING)
+        self.lengths[index] = length
+        task = self.plan.tasks[index]
+        owner = MapProgress(index=index, first=len(self.states), length=length, limit=task.max_concurrency, left=length)
+        self.maps[index] = owner
+        self.states.extend([TaskState.PENDING] * length)
+        self.attempts.extend([0] * length)
+        self._owners.extend([owner] * length)
+        known = self._elements.get(index, {})
+        for map_index, unit in enumerate(owner.units):
+            if map_index not in known:
+                owner.resting.append(unit)
+                continue
+            self._restore(unit, known[map_index])
+            state = self.states[unit]
+            if state in ENDED_TASK_STATES:
+                owner.count(state)
+            elif state is TaskState.UP_FOR_RETRY:
+                commands.append(WaitForRetry(unit, self._retry_us[unit]))
+            else:
+                owner.resting.append(unit)
+        self._leader_started(index, commands)
+        self._start_elements(owner, commands)
+
+    def _start_elements(self, owner: MapProgress, commands: list[Command]) -> None:
+        """Start as many elements as may run, and end the whole once none is left."""
+        while owner.resting and owner.has_room and self._stopping is None:
+            unit = owner.resting.popleft()
+            if self.interruptions.get(unit, 0) > self._max_interruptions:
+                self._mark(unit, TaskState.FAILED, commands, None)
+            else:
+                owner.active += 1
+                self._start(unit, commands)
+        if owner.active or owner.is_ending or (owner.left and self._stopping is None):
+            return
+        owner.is_ending = True
+        state = owner.outcome if not owner.left else self._stopping
+        assert state is not None
+        commands.append(EndMap(owner.index, state))
+
+    def _element_ended(self, owner: MapProgress, state: TaskState, commands: list[Command]) -> None:
+        owner.active -= 1
+        if state in ENDED_TASK_STATES:
+            owner.count(state)
+        self._start_elements(owner, commands)
+
+    def _retry(self, unit: int, commands: list[Command]) -> None:
+        owner = self.owner_of(unit)
+        if owner is None:
+            self._start(unit, commands)
+        else:
+            owner.put_back([unit])
+            self._start_elements(owner, commands)
 
     # ------------------------------------------------------------------------------------------------------- the end
 
@@ -398,11 +445,18 @@ class RunMachine:
             self._mark_all(self._retry_us, commands)
             self._mark_all([i for i, known in enumerate(self.states) if known is TaskState.INTERRUPTED], commands)
         commands.append(CancelAttempts(state))
+        self._end_resting_maps(commands)
 
     def _pause(self, commands: list[Command]) -> None:
         if self._stopping is None and not self._ended:
             self._stopping, self._is_pausing = TaskState.INTERRUPTED, True
             commands.append(WithdrawAttempts())
+            self._end_resting_maps(commands)
+
+    def _end_resting_maps(self, commands: list[Command]) -> None:
+        """End as a whole those mapped tasks of which nothing runs, as nothing will."""
+        for owner in list(self.maps.values()):
+            self._start_elements(owner, commands)
 
     def _mark_all(self, indices: Iterable[int], commands: list[Command]) -> None:
         for index in list(indices):

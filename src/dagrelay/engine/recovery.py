@@ -9,10 +9,11 @@ from dagrelay.errors import DAGChangedError
 from dagrelay.model.states import ENDED_TASK_STATES, TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from dagrelay.dag.plan import Plan
-    from dagrelay.engine.machine import TaskProgress
+    from dagrelay.model.records import InstanceKey
+    from dagrelay.engine.protocol import TaskProgress
 
 __all__ = ("check_unchanged", "downstream_closure", "place_progress")
 
@@ -55,9 +56,24 @@ def check_unchanged(run_id: str, stored_body: bytes, plan: Plan, states: Mapping
         raise DAGChangedError(run_id, changes)
 
 
-def place_progress(plan: Plan, known: Iterable[tuple[str, TaskProgress]]) -> dict[int, TaskProgress]:
-    """Return recorded progress by the plan's topological index; what the plan no longer has is left out."""
-    return {plan.index[task_id]: progress for task_id, progress in known if task_id in plan.index}
+def place_progress(
+    plan: Plan, known: Mapping[InstanceKey, TaskProgress]
+) -> tuple[dict[int, TaskProgress], dict[int, dict[int, TaskProgress]]]:
+    """Return recorded progress of tasks by topological index, and of elements by that and map index.
+
+    What the plan no longer has is left out. Cleared elements are there too, as their attempt numbers go on.
+    """
+    tasks: dict[int, TaskProgress] = {}
+    elements: dict[int, dict[int, TaskProgress]] = {}
+    for (_, task_id, map_index), progress in known.items():
+        index = plan.index.get(task_id)
+        if index is None:
+            continue
+        if map_index is None:
+            tasks[index] = progress
+        else:
+            elements.setdefault(index, {})[map_index] = progress
+    return tasks, elements
 
 
 def downstream_closure(plan: Plan, index: int) -> list[int]:

@@ -18,12 +18,17 @@
     │   ├── XComTooLargeError (ValueError)       a value, or the run's sum, is over its limit
     │   ├── XComSerializationError (ValueError)  a value can't be stored exactly; ends in its JSON path
     │   ├── XComTypeError (TypeError)            a stored value is not of the type asked for; ends in its path
-    │   ├── XComConflictError (ValueError)       an outside push would replace a finished task's return value
+    │   ├── XComConflictError (ValueError)       what is there already, or has finished, would be replaced
+    │   ├── XComStreamError (RuntimeError)       a stream broke off, as its producer did not succeed
+    │   ├── XComWaitError (LookupError)          what is waited for can't come any more
+    │   ├── XComWaitTimeoutError (TimeoutError)  what is waited for did not come in time
     │   └── StaleAttemptError (RuntimeError)     an attempt that is over tried to write
     ├── RunError
     │   ├── RunFailedError (ExceptionGroup)      a run failed; a group of TaskFailedError; `.result`
     │   ├── TaskFailedError (RuntimeError)       a task's last attempt failed; the original is its cause
     │   ├── TaskTimeoutError (TimeoutError)      an attempt ran over its time
+    │   ├── MapTooLongError (ValueError)         a mapped task has more elements than allowed
+    │   ├── BranchError (ValueError)             a branch chose what it can't
     │   ├── RunCancelledError (RuntimeError)     a run was cancelled
     │   ├── RunInterruptedError (RuntimeError)   a run was interrupted and can be resumed
     │   ├── RunNotFoundError (LookupError)       no such run
@@ -64,6 +69,8 @@ from dagrelay.errors.dags import TemplateError as TemplateError
 from dagrelay.errors.dags import TemplateLimitError as TemplateLimitError
 from dagrelay.errors.dags import TemplateSyntaxError as TemplateSyntaxError
 from dagrelay.errors.dags import TemplateValueError as TemplateValueError
+from dagrelay.errors.runs import BranchError as BranchError
+from dagrelay.errors.runs import MapTooLongError as MapTooLongError
 from dagrelay.errors.runs import RunCancelledError as RunCancelledError
 from dagrelay.errors.runs import RunError as RunError
 from dagrelay.errors.runs import RunFailedError as RunFailedError
@@ -90,15 +97,20 @@ from dagrelay.errors.xcoms import XComConflictError as XComConflictError
 from dagrelay.errors.xcoms import XComError as XComError
 from dagrelay.errors.xcoms import XComNotFoundError as XComNotFoundError
 from dagrelay.errors.xcoms import XComSerializationError as XComSerializationError
+from dagrelay.errors.xcoms import XComStreamError as XComStreamError
 from dagrelay.errors.xcoms import XComTooLargeError as XComTooLargeError
 from dagrelay.errors.xcoms import XComTypeError as XComTypeError
+from dagrelay.errors.xcoms import XComWaitError as XComWaitError
+from dagrelay.errors.xcoms import XComWaitTimeoutError as XComWaitTimeoutError
 
 __all__ = (
+    "BranchError",
     "DAGChangedError",
     "DAGValidationError",
     "DagrelayError",
     "InvalidIdError",
     "InvalidTransitionError",
+    "MapTooLongError",
     "MissingReferenceError",
     "NotUpstreamError",
     "ProcessForkedError",
@@ -134,8 +146,11 @@ __all__ = (
     "XComError",
     "XComNotFoundError",
     "XComSerializationError",
+    "XComStreamError",
     "XComTooLargeError",
     "XComTypeError",
+    "XComWaitError",
+    "XComWaitTimeoutError",
 )
 
 for _name in __all__:

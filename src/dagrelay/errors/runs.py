@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = (
+    "BranchError",
+    "MapTooLongError",
     "RunCancelledError",
     "RunError",
     "RunFailedError",
@@ -75,6 +77,34 @@ class TaskTimeoutError(RunError, TimeoutError):
         self.attempt = attempt
         self.timeout_s = timeout_s
         super().__init__(f"attempt {attempt} of task {task_id!r} ran longer than timeout_s={timeout_s:g}")
+
+
+class MapTooLongError(RunError, ValueError):
+    """A mapped task has more elements than it may; none of them ran."""
+
+    def __init__(self, task_id: str, *, length: int, limit: int) -> None:
+        """Take the task, how many elements it has, and how many it may have."""
+        self.task_id = task_id
+        self.length = length
+        self.limit = limit
+        super().__init__(
+            f"task {task_id!r} is mapped over {length:,} elements, more than the limit of {limit:,}; map over batches of them, "
+            "or raise Limits(max_map_length=...)"
+        )
+
+
+class BranchError(RunError, ValueError):
+    """A branch chose something else than tasks directly downstream of it."""
+
+    def __init__(self, task_id: str, chosen: str, downstream: Sequence[str]) -> None:
+        """Take the branch, what it chose, as text, and what it can choose from."""
+        self.task_id = task_id
+        self.chosen = chosen
+        self.downstream: tuple[str, ...] = tuple(downstream)
+        super().__init__(
+            f"branch {task_id!r} chose {chosen}; it can choose from the tasks directly downstream of it: "
+            f"{', '.join(map(repr, self.downstream)) or 'there are none'}"
+        )
 
 
 class RunCancelledError(RunError, RuntimeError):

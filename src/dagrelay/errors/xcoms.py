@@ -65,12 +65,19 @@ class XComNotFoundError(XComError, LookupError):
 class NotUpstreamError(XComError, LookupError):
     """The task read from is not upstream of the reader, so that the read would be a race."""
 
-    def __init__(self, task_id: str, upstream_id: str, *, known: bool = True, near: Sequence[str] = ()) -> None:
-        """Take the reader and the task it read from; `known` tells whether the DAG has it at all."""
+    def __init__(
+        self, task_id: str, upstream_id: str, *, known: bool = True, near: Sequence[str] = (), is_stream: bool = False
+    ) -> None:
+        """Take the reader and the task it read from, a stream or else a value; `known` tells whether the DAG has it at all."""
         self.task_id = task_id
         self.upstream_id = upstream_id
         self.near: tuple[str, ...] = tuple(near)
-        if known:
+        if known and is_stream:
+            text = (
+                f"task {task_id!r} can't read a stream of {upstream_id!r}, which is not upstream of it: "
+                f"add after_start={upstream_id!r}"
+            )
+        elif known:
             text = (
                 f"task {task_id!r} can't pull from {upstream_id!r}, which is not upstream of it: add depends_on={upstream_id!r}"
             )

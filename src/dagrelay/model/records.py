@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from dagrelay.model.states import RunState, TaskState
 
-__all__ = ("ErrorRecord", "InstanceKey", "Run", "TaskInstance", "XComEntry", "XComValue", "from_us", "to_us")
+__all__ = ("Approval", "ErrorRecord", "InstanceKey", "Run", "TaskInstance", "XComEntry", "XComValue", "from_us", "to_us")
 
 XComValue: TypeAlias = "bool | int | float | str | list[XComValue] | dict[str, XComValue] | None"
 """What JSON can say exactly; other types reach it through the converter."""
@@ -52,6 +52,18 @@ class ErrorRecord:
     def __str__(self) -> str:
         """Return `Type: message`, as the last line of a traceback."""
         return f"{self.type}: {self.message}" if self.message else self.type
+
+
+@attrs.frozen
+class Approval:
+    """Somebody's answer to a task made by `dag.approval`."""
+
+    approved: bool
+    """Whether they agreed."""
+    by: str = ""
+    """Who they are, as they said."""
+    note: str = ""
+    """Their words on it."""
 
 
 @attrs.frozen(kw_only=True)

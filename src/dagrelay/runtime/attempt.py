@@ -17,7 +17,8 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from dagrelay.dag.binding import fill
+from dagrelay.dag.filling import fill
+from dagrelay.dag.plan import CHOOSING_KINDS
 from dagrelay.errors import (
     DagrelayError,
     RetryAfter,
@@ -32,6 +33,7 @@ from dagrelay.log import get_logger, is_debug
 from dagrelay.model.missing import MISSING
 from dagrelay.model.records import ErrorRecord, from_us
 from dagrelay.model.states import TaskState
+from dagrelay.runtime.choices import choose
 from dagrelay.runtime.context import TaskContext
 from dagrelay.runtime.inputs import Inputs, at_hand, fetch
 from dagrelay.runtime.trampoline import drive, stack_of
@@ -44,13 +46,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mapping
     from contextvars import Context
 
-    from dagrelay.dag.plan import PlannedTask, Read
+    from dagrelay.dag.mapping import Elements
+    from dagrelay.dag.plan import PlannedTask
     from dagrelay.model.policies import MissingPolicy
     from dagrelay.model.records import InstanceKey
     from dagrelay.runtime.environment import Environment
     from dagrelay.runtime.timers import Timers
-    from dagrelay.xcom.cache import Encoded
-    from dagrelay.xcom.task_xcom import RunData
+    from dagrelay.runtime.inputs import Values
+    from dagrelay.xcom.run_data import RunData
 
 __all__ = ("CARRIED", "Attempt", "CancelReason", "RunFacts", "SlotKeeper", "error_record")
 
@@ -66,6 +69,7 @@ class CancelReason(StrEnum):
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
+    RESTARTED = "restarted"
 
 
 @attrs.frozen(kw_only=True)
@@ -82,6 +86,10 @@ class RunFacts:
     """What a missing value means in a template, where the task does not say."""
     max_chars: int
     """Characters that a rendered text may have."""
+    max_map_length: int
+    """Elements that a mapped task may have."""
+    elements: dict[int, Elements] = attrs.field(factory=dict[int, "Elements"])
+    """What tasks expanded in this part of the run are mapped over, by topological index."""
     context: Context
     """The context variables of whoever started it."""
     environment: Environment
@@ -113,6 +121,7 @@ class Attempt:
 
     Args:
         run: its run.
+        unit: the task or element (see `engine.protocol`).
         index: the task's topological index.
         number: the attempt's number, from 1.
         owner: whose line it stands in until it is granted a slot.
@@ -126,6 +135,7 @@ class Attempt:
     scope: anyio.CancelScope | None = None
     on_cancel: Callable[[Attempt], None] | None = None
     slot_keeper: SlotKeeper | None = None
+    on_start: Callable[[], None] | None = None
     error: BaseException | None = None
     is_closed: bool = False
     _is_start_written = False
@@ -135,9 +145,10 @@ class Attempt:
     def __init__(
         self,
         run: RunFacts,
-        index: int,
+        unit: int,
         number: int,
         *,
+        index: int,
         owner: Hashable,
         on_end: Callable[[Attempt, bool], None],
         failures: int,
@@ -145,12 +156,13 @@ class Attempt:
     ) -> None:
         """Set up; nothing happens before `carry_out`."""
         self.run = run
+        self.unit = unit
         self.index = index
         self.number = number
         self.owner = owner
         self.on_end = on_end
         self.task: PlannedTask = run.data.plan.tasks[index]
-        self.instance: InstanceKey = run.data.instances[index]
+        self.instance: InstanceKey = run.data.instances[unit]
         self._failures = failures
         self._interruptions = interruptions
 
@@ -163,13 +175,19 @@ class Attempt:
 
     @property
     def name(self) -> str:
-        """`run/task`, for messages."""
-        return f"{self.instance.run_id}/{self.instance.task_id}"
+        """`run/task`, or `run/task[map index]`, for messages."""
+        run_id, task_id, map_index = self.instance
+        return f"{run_id}/{task_id}" if map_index is None else f"{run_id}/{task_id}[{map_index}]"
 
     @property
     def stack(self) -> str:
         """Where its handler waits; empty where that can't be told, as of a sync handler in its thread."""
         return "" if self._handler is None else stack_of(self._handler)
+
+    @property
+    def has_time_limit(self) -> bool:
+        """Whether it ends by itself after some time."""
+        return self.task.timeout_s is not None
 
     def ensure_started(self) -> None:
         """Have its start recorded, as others may now notice that it runs.
@@ -211,6 +229,10 @@ class Attempt:
             if self.on_cancel is not None:
                 self.on_cancel(self)
 
+    def restart(self) -> None:
+        """Cancel the handler, as a stream that it has read of began anew: another attempt begins at once."""
+        self.cancel(CancelReason.RESTARTED)
+
     # ------------------------------------------------------------------------------------------------------ the way
 
     async def carry_out(self, on_suspend: Callable[[], None]) -> bool:
@@ -226,6 +248,8 @@ class Attempt:
         self._started_us = run.environment.now_us()
         self._start_seq = book.next_seq()
         book.open_attempt(self.instance, self.number)
+        if self.on_start is not None:
+            self.on_start()
         timer = None
         if self.task.timeout_s is not None:
             self._deadline = anyio.current_time() + self.task.timeout_s
@@ -252,7 +276,7 @@ class Attempt:
     async def _call(self) -> Any:
         run, task = self.run, self.task
         try:
-            values: dict[Read, Encoded | None] = {}
+            values: Values = {}
             if task.reads:
                 values, missing = at_hand(run.data, task.reads)
                 if missing:
@@ -277,7 +301,7 @@ class Attempt:
         context.run(CARRIED.set, self)
         return context
 
-    def _fill(self, values: Mapping[Any, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _fill(self, values: Values) -> tuple[tuple[Any, ...], dict[str, Any]]:
         run, task = self.run, self.task
         missing = task.missing or run.missing
         inputs = Inputs(run.data, values, params=run.params, facts=self._facts() if task.has_templates else {})
@@ -289,7 +313,10 @@ class Attempt:
                     task.config, inputs, missing=missing, max_chars=run.max_chars, on_missing=inputs.expression_missing
                 )
             context = self._context(config)
-        return fill(task, inputs, context=context, params=run.params, missing=missing, max_chars=run.max_chars)
+        elements = () if self.instance.map_index is None else run.elements[self.index].at(self.instance.map_index)
+        return fill(
+            task, inputs, context=context, params=run.params, missing=missing, max_chars=run.max_chars, elements=elements
+        )
 
     def _facts(self) -> dict[tuple[str, str], Any]:
         run = self.run
@@ -312,7 +339,7 @@ class Attempt:
             attempt=self.number,
             params=_own_copy(run.params),
             config=config,
-            xcom=TaskXCom(run.data, self.index, self),
+            xcom=TaskXCom(run.data, self.index, self, unit=self.unit),
             deadline=self._deadline,
             run_started_at=from_us(run.started_us),
         )
@@ -320,6 +347,9 @@ class Attempt:
     async def _succeed(self, value: Any) -> FinishAttempt:
         data, task = self.run.data, self.task
         entries: tuple[NewEntry, ...] = ()
+        follows = None
+        if task.kind in CHOOSING_KINDS:
+            follows, value = choose(data.plan, task, value)
         if task.auto_push:
             entries = data.door.returned(
                 data.book,
@@ -338,7 +368,7 @@ class Attempt:
             await data.broker.wait_for_room()
             # Others have moved the timeline on meanwhile.
             entries = placed(data.book, entries)
-        return self._outcome(TaskState.SUCCESS, entries=entries)
+        return self._outcome(TaskState.SUCCESS, entries=entries, follows=follows)
 
     # ------------------------------------------------------------------------------------------------------ judging
 
@@ -381,6 +411,9 @@ class Attempt:
                 return self._fail(self.error, error_record(self.error))
             case CancelReason.CANCELLED:
                 return self._outcome(TaskState.CANCELLED)
+            case CancelReason.RESTARTED:
+                record = ErrorRecord(type="StreamBegunAnew", message="a stream that it had read of was begun anew")
+                return self._outcome(TaskState.UP_FOR_RETRY, error=record, retry_us=self.run.environment.now_us())
             case _:
                 return self._outcome(TaskState.INTERRUPTED, interruptions=self._interruptions + 1)
 
@@ -393,6 +426,7 @@ class Attempt:
         retry_us: int | None = None,
         failures: int | None = None,
         interruptions: int | None = None,
+        follows: tuple[str, ...] | None = None,
     ) -> FinishAttempt:
         return FinishAttempt(
             instance=self.instance,
@@ -407,11 +441,13 @@ class Attempt:
             retry_us=retry_us,
             failures=self._failures if failures is None else failures,
             interruptions=self._interruptions if interruptions is None else interruptions,
+            follows=follows,
         )
 
     def _hand_in(self, outcome: FinishAttempt) -> bool:
         data = self.run.data
         self.is_closed = True
+        data.streams.end_attempt(self.instance, outcome.state)
         try:
             is_accepted = data.broker.hand_in(data.book, outcome, is_start_written=self._is_start_written)
         except XComTooLargeError as error:

@@ -53,6 +53,8 @@ async def task_records(
 ) -> list[TaskInstance]:
     """Return a run's tasks in topological order; those never touched too, as pending (cancelled in a cancelled run).
 
+    A mapped task stands there as a whole, without map index, and then, once it was expanded, with each of its elements.
+
     Raises:
         RunNotFoundError: there is no such run.
     """
@@ -66,16 +68,19 @@ async def task_records(
         known.setdefault(each.instance.task_id, []).append(each)
     rows: list[TaskInstance] = []
     for planned in image.plan.task_ids if wanted is None else [wanted] if wanted in image.plan.task_ids else []:
-        stored = known.get(planned)
-        if stored is None:
-            rows.append(TaskInstance(run_id=run_id, task_id=planned, state=shown_state(run_state, TaskState.PENDING)))
-        else:
-            rows.extend(_record(run_state, each) for each in sorted(stored, key=_map_index))
+        touched = {each.instance.map_index: each for each in known.get(planned, ())}
+        whole = touched.get(None)
+        length = 0 if whole is None or whole.length is None else whole.length
+        for map_index in (None, *range(length)):
+            stored = touched.get(map_index)
+            rows.append(
+                TaskInstance(
+                    run_id=run_id, task_id=planned, map_index=map_index, state=shown_state(run_state, TaskState.PENDING)
+                )
+                if stored is None
+                else _record(run_state, stored)
+            )
     return rows if state is None else [row for row in rows if row.state is TaskState(state)]
-
-
-def _map_index(each: StoredInstance) -> int:
-    return -1 if each.instance.map_index is None else each.instance.map_index
 
 
 def _record(run_state: RunState, each: StoredInstance) -> TaskInstance:

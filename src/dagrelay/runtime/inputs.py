@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from dagrelay.dag.inputs import Read
 from dagrelay.model.missing import MISSING
+from dagrelay.model.records import InstanceKey
 from dagrelay.stores.base import Lookup
 from dagrelay.templates import missing_key_hint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from dagrelay.dag.plan import Read
     from dagrelay.errors import XComNotFoundError
     from dagrelay.templates import Expression
     from dagrelay.xcom.cache import Encoded
-    from dagrelay.xcom.task_xcom import RunData
+    from dagrelay.xcom.run_data import RunData
 
-__all__ = ("Inputs", "at_hand", "fetch")
+__all__ = ("Inputs", "Values", "at_hand", "fetch")
+
+Values: TypeAlias = "dict[Read, Encoded | list[Encoded | None] | None]"
+"""What was read: encoded, None where there is no such entry; of all elements of a mapped task a list by map index."""
 
 
-def at_hand(data: RunData, reads: tuple[Read, ...]) -> tuple[dict[Read, Encoded | None], list[Read]]:
+def at_hand(data: RunData, reads: tuple[Read, ...]) -> tuple[Values, list[Read]]:
     """Return the encoded values of `reads` that are in memory, None for the others, and those others, for `fetch`."""
     instances, slots_seen, get = data.instances, data.book.slots_seen, data.broker.cache.get
-    found: dict[Read, Encoded | None] = {}
+    found: Values = {}
     missing: list[Read] = []
     for read in reads:
+        if read.is_gathered:
+            found[read] = gathered = _gathered_at_hand(data, read)
+            if gathered is None and read.index in data.lengths:
+                missing.append(read)
+            continue
         instance = instances[read.index]
         slots = slots_seen(instance)
         value = found[read] = get((instance, slots[0], read.key)) if slots else None
@@ -34,16 +44,40 @@ def at_hand(data: RunData, reads: tuple[Read, ...]) -> tuple[dict[Read, Encoded 
     return found, missing
 
 
-async def fetch(data: RunData, reads: Sequence[Read]) -> Iterable[tuple[Read, Encoded | None]]:
-    """Return the encoded values of `reads`, None where there is none, from the store as well.
+def _gathered_at_hand(data: RunData, read: Read) -> list[Encoded | None] | None:
+    """Return what all elements of a mapped task have under a key, if it has any at all and they are in memory to the last."""
+    if read.index not in data.lengths:
+        return None
+    slots_seen, get = data.book.slots_seen, data.broker.cache.get
+    found: list[Encoded | None] = []
+    for instance in data.elements_of(read.index):
+        slots = slots_seen(instance)
+        value = get((instance, slots[0], read.key)) if slots else None
+        if value is None:
+            return None
+        found.append(value)
+    return found
+
+
+async def fetch(data: RunData, reads: Sequence[Read]) -> Values:
+    """Return the encoded values of `reads`, None where there is none, from the store as well; one read for all.
 
     Cancellation: nothing is left behind.
     """
-    instances, book = data.instances, data.book
-    wanted = [
-        Lookup(instance=instances[read.index], key=read.key, slots=book.slots_seen(instances[read.index])) for read in reads
-    ]
-    return zip(reads, await data.broker.find(wanted), strict=True)
+    slots_seen = data.book.slots_seen
+    wanted: list[Lookup] = []
+    counts: list[int] = []
+    for read in reads:
+        instances: Sequence[InstanceKey] = (
+            data.elements_of(read.index) if read.is_gathered else (data.instances[read.index],)
+        )
+        wanted += [Lookup(instance=instance, key=read.key, slots=slots_seen(instance)) for instance in instances]
+        counts.append(len(instances))
+    found = iter(await data.broker.find(wanted))
+    values: Values = {}
+    for read, count in zip(reads, counts, strict=True):
+        values[read] = list(islice(found, count)) if read.is_gathered else next(found)
+    return values
 
 
 class Inputs:
@@ -55,7 +89,7 @@ class Inputs:
     def __init__(
         self,
         data: RunData,
-        values: Mapping[Read, Encoded | None],
+        values: Values,
         *,
         params: Mapping[str, Any],
         facts: Mapping[tuple[str, str], Any],
@@ -69,9 +103,13 @@ class Inputs:
         self._shared: dict[tuple[str, str], Any] = {}
 
     def read(self, read: Read) -> Any:
-        """Return a fresh copy of a value, or MISSING."""
+        """Return a fresh copy of a value, or MISSING; of a gathered one a list, with MISSING for elements without."""
         found = self._values.get(read)
-        return MISSING if found is None else self._decode(found.serializer, found.value)
+        if found is None:
+            return MISSING
+        if isinstance(found, list):
+            return [MISSING if each is None else self._decode(each.serializer, each.value) for each in found]
+        return self._decode(found.serializer, found.value)
 
     def get(self, expression: Expression) -> Any:
         """Return what an expression of a template starts from, or MISSING."""
@@ -87,12 +125,17 @@ class Inputs:
         place = (task_id, key)
         if place not in self._shared:
             index = self._data.plan.index[task_id]
-            self._shared[place] = next((self.read(read) for read in self._values if read == (index, key)), MISSING)
+            value = self.read(Read(index, key))
+            if value is MISSING:
+                value = self.read(Read(index, key, is_gathered=True))
+                if value is not MISSING and any(each is MISSING for each in value):
+                    value = MISSING  # A list with holes is nothing that a template could tell from a whole one.
+            self._shared[place] = value
         return self._shared[place]
 
-    def read_missing(self, read: Read) -> XComNotFoundError:
+    def read_missing(self, read: Read, map_index: int | None = None) -> XComNotFoundError:
         """Return the error for a reference whose value is not there."""
-        return self._data.not_found(read.index, read.key)
+        return self._data.not_found(read.index, read.key, map_index=map_index)
 
     def expression_missing(self, expression: Expression) -> XComNotFoundError | None:
         """Return the error for an expression whose value is not there; None if it is there, and has nothing at its path."""
@@ -101,4 +144,8 @@ class Inputs:
         where = f"the template needs {{{{ {expression.source} }}}}"
         hint = missing_key_hint(expression)
         index = self._data.plan.index[expression.task_id]
-        return self._data.not_found(index, expression.key, hint=f"{where}; {hint}" if hint else where)
+        found = self._values.get(Read(index, expression.key, is_gathered=True))
+        hole = next((place for place, each in enumerate(found) if each is None), None) if isinstance(found, list) else None
+        return self._data.not_found(
+            index, expression.key, map_index=hole, hint=f"{where}; {hint}" if hint else where
+        )

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from dagrelay.dag.params import check_param_types
-from dagrelay.engine.machine import RunMachine, TaskProgress
+from dagrelay.dag.plan import OUTSIDE_KINDS
+from dagrelay.engine.machine import RunMachine
+from dagrelay.engine.protocol import TaskProgress
 from dagrelay.engine.recovery import check_unchanged, downstream_closure, place_progress
 from dagrelay.errors import DAGChangedError, RunIdConflictError, RunNotFoundError, StoreCorruptError
 from dagrelay.model.policies import Durability
@@ -19,18 +21,18 @@ from dagrelay.model.states import LIVE_TASK_STATES, RunState, TaskState
 from dagrelay.runtime.attempt import RunFacts
 from dagrelay.runtime.leftovers import settle
 from dagrelay.runtime.scheduler import Scheduler, TaskEnd
-from dagrelay.stores.operations import CreateRun, ReopenRun, SetRunState, StoredPlan
-from dagrelay.xcom.task_xcom import RunData
+from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, CreateRun, DeleteEntries, ReopenRun, SetRunState, StoredPlan
+from dagrelay.xcom.run_data import RunData
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from dagrelay.dag.plan import Plan
     from dagrelay.runtime.services import Services
     from dagrelay.stores.base import RunImage, StoredInstance, StoredRun
     from dagrelay.xcom.book import RunBook
 
-__all__ = ("Launch", "check_same_run", "create", "reopen", "task_ends", "task_states")
+__all__ = ("Launch", "check_same_run", "create", "element_ends_of", "reopen", "task_ends", "task_states")
 
 
 @attrs.frozen(kw_only=True)
@@ -73,7 +75,7 @@ async def create(services: Services, plan: Plan, params: Mapping[str, Any], *, r
     )
     await services.broker.write(operation, book)
     machine = RunMachine(plan, max_interruptions=services.limits.max_interruptions)
-    return _scheduler(services, plan, book, machine, ends={}, params=plain, created_us=created_us)
+    return _scheduler(services, plan, book, machine, ends={}, element_ends={}, params=plain, created_us=created_us)
 
 
 async def reopen(
@@ -95,8 +97,12 @@ async def reopen(
     Cancellation: the run may be recorded as running all the same, and is found interrupted later.
     """
     run = image.stored.run
-    cleared = _tasks_to_clear(plan, image, clear_from)
-    states = {each.instance.task_id: each.state for each in image.instances if each.instance.task_id not in cleared}
+    cleared = _instances_to_clear(plan, image, clear_from)
+    states = {
+        each.instance.task_id: each.state
+        for each in image.instances
+        if each.instance.map_index is None and each.instance not in cleared
+    }
     try:
         check_unchanged(run.run_id, image.plan.body, plan, states)
     except DAGChangedError:
@@ -114,28 +120,51 @@ async def reopen(
     operation = ReopenRun(
         run_id=run.run_id,
         plan=None if image.plan.fingerprint == plan.fingerprint else _stored_plan(plan),
-        clear=tuple(InstanceKey(run.run_id, task_id, None) for task_id in cleared),
+        clear=tuple(cleared),
         at_us=at_us,
         seq=book.next_seq(1 + len(cleared)),
         message_id=message_id,
     )
     await services.broker.write(operation, book)
     for each in image.instances:
-        if each.instance.task_id in cleared:
+        if each.instance in cleared:
+            index = plan.index.get(each.instance.task_id)
+            if index is not None and plan.tasks[index].kind in OUTSIDE_KINDS and each.state is not TaskState.CANCELLED:
+                # What was given to it was for the time before; it waits anew.
+                await services.broker.write(forget_given(each.instance, at_us=at_us, seq=book.next_seq()), book)
             continue
         if each.state is TaskState.SUCCESS:
             book.note_success(each.instance, each.attempt)
         elif each.state is TaskState.FAILED:
             book.note_failure(each.instance, each.attempt)
-    progress = place_progress(plan, ((each.instance.task_id, _progress(each, image, cleared)) for each in image.instances))
-    machine = RunMachine(plan, progress=progress, max_interruptions=services.limits.max_interruptions)
+    known = {each.instance: _progress(plan, each, image, cleared) for each in image.instances}
+    progress, elements = place_progress(plan, known)
+    machine = RunMachine(
+        plan, progress=progress, elements=elements, max_interruptions=services.limits.max_interruptions
+    )
     params = {**plan.params, **json.loads(image.stored.params)}
     created_us = to_us(run.created_at)
     ends = {
-        index: end._replace(error=None) if plan.task_ids[index] in cleared else end
+        index: end._replace(error=None) if InstanceKey(run.run_id, plan.task_ids[index]) in cleared else end
         for index, end in task_ends(plan, image.instances).items()
     }
-    return _scheduler(services, plan, book, machine, ends=ends, params=params, created_us=created_us)
+    element_ends = element_ends_of(plan, image.instances)
+    return _scheduler(
+        services, plan, book, machine, ends=ends, element_ends=element_ends, params=params, created_us=created_us
+    )
+
+
+def forget_given(instance: InstanceKey, *, at_us: int, seq: int) -> DeleteEntries:
+    """Return what deletes the value that was given to a task from outside."""
+    return DeleteEntries(
+        run_id=instance.run_id,
+        task_id=instance.task_id,
+        map_index=instance.map_index,
+        key=RETURN_VALUE,
+        slots=(OUTSIDE,),
+        at_us=at_us,
+        seq=seq,
+    )
 
 
 def _scheduler(
@@ -145,6 +174,7 @@ def _scheduler(
     machine: RunMachine,
     *,
     ends: dict[int, TaskEnd],
+    element_ends: Mapping[int, Mapping[int, TaskEnd]],
     params: Mapping[str, Any],
     created_us: int,
 ) -> Scheduler:
@@ -155,6 +185,8 @@ def _scheduler(
         store=services.store,
         door=services.door,
         states=machine.states,
+        element_state=machine.element_state,
+        lengths=machine.lengths,
     )
     facts = RunFacts(
         data=data,
@@ -162,6 +194,7 @@ def _scheduler(
         started_us=created_us,
         missing=services.missing,
         max_chars=services.limits.max_rendered_chars,
+        max_map_length=services.limits.max_map_length,
         context=copy_context(),
         environment=services.environment,
         timers=services.timers,
@@ -171,6 +204,7 @@ def _scheduler(
         facts,
         machine,
         ends=ends,
+        element_ends=element_ends,
         admission=services.admission,
         hosting=services.hosting,
         keep_runs=services.max_runs_per_dag,
@@ -184,19 +218,21 @@ def _stored_plan(plan: Plan) -> StoredPlan:
     return StoredPlan(fingerprint=plan.fingerprint, body=plan.body, task_ids=plan.task_ids)
 
 
-def _tasks_to_clear(plan: Plan, image: RunImage, clear_from: str | None) -> set[str]:
-    """Return the ids of stored instances that must run again: cancelled ones, and what was asked for."""
-    known = {each.instance.task_id: each for each in image.instances}
-    cleared = {task_id for task_id, each in known.items() if each.state is TaskState.CANCELLED}
+def _instances_to_clear(plan: Plan, image: RunImage, clear_from: str | None) -> dict[InstanceKey, None]:
+    """Return the stored instances that must run again: cancelled ones, and what was asked for, elements included."""
+    again: set[str] = set()
     if clear_from is not None:
-        again = (plan.task_ids[index] for index in downstream_closure(plan, plan.index[clear_from]))
-        cleared.update(task_id for task_id in again if task_id in known)
-    return cleared
+        again = {plan.task_ids[index] for index in downstream_closure(plan, plan.index[clear_from])}
+    return {
+        each.instance: None
+        for each in image.instances
+        if each.state is TaskState.CANCELLED or each.instance.task_id in again
+    }
 
 
-def _progress(each: StoredInstance, image: RunImage, cleared: set[str]) -> TaskProgress:
+def _progress(plan: Plan, each: StoredInstance, image: RunImage, cleared: Container[InstanceKey]) -> TaskProgress:
     attempt = max(each.attempt, image.highest_attempts.get(each.instance, 0))
-    if each.instance.task_id in cleared:
+    if each.instance in cleared:
         return TaskProgress(state=TaskState.PENDING, attempt=attempt)
     lost = each.state in LIVE_TASK_STATES
     return TaskProgress(
@@ -205,6 +241,8 @@ def _progress(each: StoredInstance, image: RunImage, cleared: set[str]) -> TaskP
         failures=each.failures,
         interruptions=each.interruptions + lost,
         retry_us=each.retry_us,
+        length=each.length,
+        follows=None if each.follows is None else tuple(plan.index[name] for name in each.follows if name in plan.index),
     )
 
 
@@ -213,7 +251,7 @@ def task_states(plan: Plan, instances: Sequence[StoredInstance]) -> list[TaskSta
     states = [TaskState.PENDING] * len(plan.tasks)
     for each in instances:
         index = plan.index.get(each.instance.task_id)
-        if index is not None:
+        if index is not None and each.instance.map_index is None:
             states[index] = each.state
     return states
 
@@ -223,8 +261,19 @@ def task_ends(plan: Plan, instances: Sequence[StoredInstance]) -> dict[int, Task
     return {
         plan.index[each.instance.task_id]: TaskEnd(each.attempt, each.started_us, each.ended_us, each.error)
         for each in instances
-        if each.instance.task_id in plan.index
+        if each.instance.map_index is None and each.instance.task_id in plan.index
     }
+
+
+def element_ends_of(plan: Plan, instances: Sequence[StoredInstance]) -> dict[int, dict[int, TaskEnd]]:
+    """Return how stored attempts of elements ended, by the plan's topological index and the map index."""
+    ends: dict[int, dict[int, TaskEnd]] = {}
+    for each in instances:
+        _, task_id, map_index = each.instance
+        if map_index is not None and task_id in plan.index:
+            known = ends.setdefault(plan.index[task_id], {})
+            known[map_index] = TaskEnd(each.attempt, each.started_us, each.ended_us, each.error)
+    return ends
 
 
 def check_same_run(stored: StoredRun | None, run_id: str, dag_id: str, params: bytes | None) -> StoredRun:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import attrs
 
-from dagrelay.dag.definition import Task
+from dagrelay.dag.task import Task
 from dagrelay.errors import (
     RunCancelledError,
     RunFailedError,
@@ -16,6 +17,7 @@ from dagrelay.errors import (
     TaskFailedError,
     TaskNotFoundError,
     XComNotFoundError,
+    XComTypeError,
 )
 from dagrelay.model.missing import MISSING
 from dagrelay.model.records import ErrorRecord, InstanceKey, TaskInstance, from_us
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ("RunResult", "TaskTable", "conclude", "result_of_image", "result_of_scheduler")
 
 R = TypeVar("R")
+D = TypeVar("D")
 
 
 class TaskTable(Mapping[str, TaskInstance]):
@@ -102,9 +105,11 @@ class RunResult:
     tasks: Mapping[str, TaskInstance]
     """Its tasks by id, in topological order."""
     errors: Mapping[str, TaskFailedError]
-    """The failed tasks' errors by task id."""
+    """The errors of failed tasks by task id, and of failed elements of mapped ones by `id[map index]`."""
     _plan: Plan = attrs.field(alias="plan", repr=False)
     _leaves: Mapping[int, Encoded] = attrs.field(alias="leaves", repr=False)
+    _mapped_leaves: Mapping[int, Sequence[Encoded | None]] = attrs.field(alias="mapped_leaves", repr=False)
+    _lengths: Mapping[int, int] = attrs.field(alias="lengths", repr=False)
     _door: Door = attrs.field(alias="door", repr=False)
     _reader: Reader = attrs.field(alias="reader", repr=False)
 
@@ -120,7 +125,7 @@ class RunResult:
             TaskNotFoundError: the DAG has no such task.
             LookupError: the task is no leaf; `await result.pull(task)` reads it.
         """
-        index = self._index(task)
+        index = self._single(task)
         found = self._leaves.get(index)
         if found is None:
             if self._plan.downstream[index]:
@@ -142,12 +147,87 @@ class RunResult:
 
         Cancellation: nothing is left behind.
         """
-        index = self._index(task)
+        index = self._single(task)
         instance = InstanceKey(self.run_id, self._plan.tasks[index].task_id, None)
         (found,) = await self._reader.lookup([Lookup(instance=instance, key=key)])
         if found is None:
             raise self._not_found(index, key)
         return self._decode(index, Resident(found.value, found.serializer), task if key == RETURN_VALUE else "")
+
+    @overload
+    def outputs(self, task: Task[R]) -> list[R]: ...
+    @overload
+    def outputs(self, task: Task[R], *, default: D) -> list[R | D]: ...
+    @overload
+    def outputs(self, task: str, *, default: Any = ...) -> list[Any]: ...
+    def outputs(self, task: Task[Any] | str, *, default: Any = MISSING) -> list[Any]:
+        """Return the values of a mapped leaf task as a list by map index, fresh copies for each call.
+
+        Args:
+            task: the task.
+            default: what stands in the place of an element that did not succeed.
+
+        Raises:
+            XComNotFoundError: an element did not succeed, and there is no default; or the task was never expanded.
+            TaskNotFoundError: the DAG has no such task.
+            XComTypeError: the task is not mapped.
+            LookupError: the task is no leaf; `await result.pull_outputs(task)` reads it.
+        """
+        index = self._mapped(task)
+        task_id = self._plan.task_ids[index]
+        if self._plan.downstream[index]:
+            raise LookupError(f"task {task_id!r} is no leaf of the DAG; use `await result.pull_outputs({task_id!r})`")
+        return self._listed(index, self._mapped_leaves.get(index), task, default)
+
+    @overload
+    async def pull_outputs(self, task: Task[R]) -> list[R]: ...
+    @overload
+    async def pull_outputs(self, task: Task[R], *, default: D) -> list[R | D]: ...
+    @overload
+    async def pull_outputs(self, task: str, *, default: Any = ...) -> list[Any]: ...
+    async def pull_outputs(self, task: Task[Any] | str, *, default: Any = MISSING) -> list[Any]:
+        """Return the values of any mapped task of the run as a list by map index, read from the store in one go.
+
+        Raises:
+            XComNotFoundError: as for `outputs`.
+            RuntimeClosedError: the runtime has been left.
+
+        Cancellation: nothing is left behind.
+        """
+        index = self._mapped(task)
+        length = self._lengths.get(index)
+        found = None
+        if length is not None:
+            lookups = [Lookup(instance=each, key=RETURN_VALUE) for each in _elements(self.run_id, self._plan, index, length)]
+            stored = await self._reader.lookup(lookups) if lookups else []
+            found = [None if each is None else Resident(each.value, each.serializer) for each in stored]
+        return self._listed(index, found, task, default)
+
+    def _listed(
+        self, index: int, found: Sequence[Encoded | None] | None, task: Task[Any] | str, default: Any
+    ) -> list[Any]:
+        if found is None:
+            if default is MISSING:
+                raise self._not_found(index)
+            return []
+        values: list[Any] = []
+        for map_index, each in enumerate(found):
+            if each is None and default is MISSING:
+                raise XComNotFoundError(self.run_id, self._plan.task_ids[index], RETURN_VALUE, map_index=map_index)
+            values.append(default if each is None else self._decode(index, each, task))
+        return values
+
+    def _single(self, task: Task[Any] | str) -> int:
+        index = self._index(task)
+        if self._plan.tasks[index].expansion is not None:
+            raise XComTypeError(f"task {self._plan.task_ids[index]!r} is mapped and has a list of outputs; use result.outputs()")
+        return index
+
+    def _mapped(self, task: Task[Any] | str) -> int:
+        index = self._index(task)
+        if self._plan.tasks[index].expansion is None:
+            raise XComTypeError(f"task {self._plan.task_ids[index]!r} is not mapped and has no list of outputs; use result[...]")
+        return index
 
     def _decode(self, index: int, found: Encoded, task: Task[Any] | str) -> Any:
         as_type = self._plan.tasks[index].return_type if isinstance(task, Task) else MISSING
@@ -165,30 +245,49 @@ class RunResult:
         return XComNotFoundError(self.run_id, task_id, key, state=self.tasks[task_id].state)
 
 
-def _task_error(task_id: str, attempt: int, record: ErrorRecord | None, cause: BaseException | None) -> TaskFailedError:
+def _task_error(
+    task_id: str, attempt: int, record: ErrorRecord | None, cause: BaseException | None, *, map_index: int | None = None
+) -> TaskFailedError:
     reason = record or ErrorRecord(type="Unknown", message="no reason was recorded")
-    error = TaskFailedError(task_id, attempt=attempt, reason=str(reason))
+    error = TaskFailedError(task_id, attempt=attempt, reason=str(reason), map_index=map_index)
     error.__cause__ = cause
     return error
 
 
 def _errors_of_scheduler(scheduler: Scheduler) -> dict[str, TaskFailedError]:
     """Return an error for each failed task, by id in topological order, with its cause where it happened in this process."""
-    task_ids, errors = scheduler.facts.data.plan.task_ids, dict[str, TaskFailedError]()
-    for index, state in enumerate(scheduler.machine.states):
-        if state is TaskState.FAILED:
-            end, cause = scheduler.ends[index], scheduler.causes.get(index)
-            errors[task_ids[index]] = _task_error(task_ids[index], end.attempt, end.error, cause)
+    plan, machine, errors = scheduler.facts.data.plan, scheduler.machine, dict[str, TaskFailedError]()
+    for index, state in enumerate(machine.states[: len(plan.tasks)]):
+        if state is not TaskState.FAILED:
+            continue
+        task_id, end = plan.task_ids[index], scheduler.ends[index]
+        for map_index in range(machine.lengths.get(index, 0)):
+            if machine.element_state(index, map_index) is TaskState.FAILED:
+                element, cause = scheduler.element_end(index, map_index)
+                error = _task_error(task_id, element.attempt, element.error, cause, map_index=map_index)
+                errors[_named(task_id, map_index)] = error
+        if end.error is not None or index not in machine.lengths:
+            errors[task_id] = _task_error(task_id, end.attempt, end.error, scheduler.causes.get(index))
     return errors
 
 
 def _errors_of_image(image: RunImage) -> dict[str, TaskFailedError]:
     """Return an error for each failed task that is stored, by id: the plan at hand may be another."""
-    return {
-        each.instance.task_id: _task_error(each.instance.task_id, each.attempt, each.error, None)
-        for each in image.instances
-        if each.state is TaskState.FAILED
-    }
+    errors: dict[str, TaskFailedError] = {}
+    for each in image.instances:
+        _, task_id, map_index = each.instance
+        is_of_elements = each.length is not None and each.error is None
+        if each.state is TaskState.FAILED and not is_of_elements:
+            errors[_named(task_id, map_index)] = _task_error(task_id, each.attempt, each.error, None, map_index=map_index)
+    return errors
+
+
+def _named(task_id: str, map_index: int | None) -> str:
+    return task_id if map_index is None else f"{task_id}[{map_index}]"
+
+
+def _elements(run_id: str, plan: Plan, index: int, length: int) -> list[InstanceKey]:
+    return [InstanceKey(run_id, plan.task_ids[index], map_index) for map_index in range(length)]
 
 
 async def result_of_scheduler(services: Services, scheduler: Scheduler) -> RunResult:
@@ -198,12 +297,12 @@ async def result_of_scheduler(services: Services, scheduler: Scheduler) -> RunRe
     """
     data, plan = scheduler.facts.data, scheduler.facts.data.plan
     states, ends = scheduler.machine.states, scheduler.ends
-    found = await data.broker.find(
-        [
-            Lookup(instance=instance, key=RETURN_VALUE, slots=data.book.slots_seen(instance))
-            for instance in (_instance(scheduler.run_id, plan, index) for index in plan.leaves)
-        ]
-    )
+    lengths, slots_seen = scheduler.machine.lengths, data.book.slots_seen
+    instances = [_instance(scheduler.run_id, plan, index) for index in plan.leaves]
+    mapped = {index: data.elements_of(index) for index in plan.leaves if index in lengths}
+    instances += [element for elements in mapped.values() for element in elements]
+    wanted = [Lookup(instance=instance, key=RETURN_VALUE, slots=slots_seen(instance)) for instance in instances]
+    found = await data.broker.find(wanted)
     return RunResult(
         run_id=scheduler.run_id,
         dag_id=plan.dag_id,
@@ -214,7 +313,9 @@ async def result_of_scheduler(services: Services, scheduler: Scheduler) -> RunRe
         tasks=TaskTable(scheduler.run_id, scheduler.state, plan, states, ends),
         errors=_errors_of_scheduler(scheduler),
         plan=plan,
-        leaves=_present(plan, states, found),
+        leaves=_present(plan, states, found[: len(plan.leaves)]),
+        mapped_leaves=_by_task({index: len(elements) for index, elements in mapped.items()}, found[len(plan.leaves) :]),
+        lengths=lengths,
         door=services.door,
         reader=services.broker.reader,
     )
@@ -227,7 +328,15 @@ async def result_of_image(services: Services, plan: Plan, image: RunImage) -> Ru
     """
     run = image.stored.run
     states, ends = task_states(plan, image.instances), task_ends(plan, image.instances)
-    lookups = [Lookup(instance=_instance(run.run_id, plan, index), key=RETURN_VALUE) for index in plan.leaves]
+    lengths = {
+        plan.index[each.instance.task_id]: each.length
+        for each in image.instances
+        if each.length is not None and each.instance.task_id in plan.index
+    }
+    mapped = {index: lengths[index] for index in plan.leaves if index in lengths}
+    instances = [_instance(run.run_id, plan, index) for index in plan.leaves]
+    instances += [each for index, length in mapped.items() for each in _elements(run.run_id, plan, index, length)]
+    lookups = [Lookup(instance=instance, key=RETURN_VALUE) for instance in instances]
     stored = await services.broker.reader.lookup(lookups) if lookups else []
     found = [None if entry is None else Resident(entry.value, entry.serializer) for entry in stored]
     return RunResult(
@@ -240,7 +349,9 @@ async def result_of_image(services: Services, plan: Plan, image: RunImage) -> Ru
         tasks=TaskTable(run.run_id, run.state, plan, states, ends),
         errors=_errors_of_image(image),
         plan=plan,
-        leaves=_present(plan, states, found),
+        leaves=_present(plan, states, found[: len(plan.leaves)]),
+        mapped_leaves=_by_task(mapped, found[len(plan.leaves) :]),
+        lengths=lengths,
         door=services.door,
         reader=services.broker.reader,
     )
@@ -252,6 +363,12 @@ def _present(plan: Plan, states: Sequence[TaskState], found: Sequence[Encoded | 
         for index, value in zip(plan.leaves, found, strict=True)
         if value is not None and states[index] is TaskState.SUCCESS
     }
+
+
+def _by_task(lengths: Mapping[int, int], found: Sequence[Encoded | None]) -> dict[int, Sequence[Encoded | None]]:
+    """Return values that were found one task after another by topological index."""
+    values = iter(found)
+    return {index: list(islice(values, length)) for index, length in lengths.items()}
 
 
 def _instance(run_id: str, plan: Plan, index: int) -> InstanceKey:

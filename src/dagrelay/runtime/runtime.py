@@ -24,6 +24,7 @@ from dagrelay.runtime.handle import RunHandle
 from dagrelay.runtime.history import Timeline, run_record, task_records, unknown_run
 from dagrelay.runtime.hosting import Hosting, HostingStatistics
 from dagrelay.runtime.inbox import inbox_of
+from dagrelay.runtime.providing import provide
 from dagrelay.runtime.runs import Runs
 from dagrelay.runtime.services import Services
 from dagrelay.runtime.supervision import Supervisor
@@ -329,6 +330,26 @@ class Runtime:
         Cancellation: the run is cancelled all the same.
         """
         await self._opened().runs.cancel(check_run_id(run_id))
+
+    async def provide(self, run_id: str, task_id: str, value: Any) -> None:
+        """Give a value to a task made by `dag.external` or `dag.approval`; it is on disk when this returns.
+
+        The run may be running, here or elsewhere, or at rest; the task may wait already, or have yet to start.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+            TaskNotFoundError: it has no such task.
+            RunStateError: the task has a handler of its own.
+            XComConflictError: the task has ended, or was given a value already.
+            XComTypeError: the value is not of the task's type, as far as that is known here.
+            XComSerializationError: it can't be stored exactly.
+
+        Cancellation: once the call has begun to wait, the value may be stored all the same.
+        """
+        opened = self._opened()
+        live = opened.runs.live(check_run_id(run_id))
+        plan = None if live is None else live.facts.data.plan
+        await provide(opened.services, run_id, task_id, value, plan=plan)
 
     def wind_down(self) -> None:
         """Start no further task in any run there is; once what runs has ended, each is recorded as interrupted, to be resumed.

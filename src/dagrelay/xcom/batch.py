@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
-from dagrelay.stores.operations import FinishAttempt, Operation, PutEntries
+from dagrelay.stores.operations import OUTSIDE, TASK_LIFETIME, AckItems, FinishAttempt, Operation, Provide, PutEntries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from dagrelay.actors.reply import Reply
+    from dagrelay.errors import DagrelayError
     from dagrelay.model.records import InstanceKey
     from dagrelay.stores.operations import NewEntry
     from dagrelay.xcom.book import RunBook
@@ -38,6 +39,15 @@ class Request:
     """An outcome whose start was never cast, so that its events tell of it too."""
     is_settled: bool = False
     """Whether it was written, or has failed, and whoever waits was told."""
+    on_settled: Callable[[DagrelayError | None], None] | None = None
+    """Called then, with what it failed of, for somebody who does not wait."""
+
+    def answer(self, result: int) -> None:
+        """Tell that it is written."""
+        if self.reply is not None:
+            self.reply.answer(result)
+        if self.on_settled is not None:
+            self.on_settled(None)
 
 
 @attrs.frozen
@@ -75,5 +85,10 @@ def entries_of(operation: Operation) -> Iterator[tuple[InstanceKey, int, NewEntr
         case PutEntries():
             for entry in operation.entries:
                 yield operation.instance, operation.slot, entry
+        case AckItems():
+            for entry in operation.entries:
+                yield operation.instance, TASK_LIFETIME, entry
+        case Provide():
+            yield operation.instance, OUTSIDE, operation.entry
         case _:
             return

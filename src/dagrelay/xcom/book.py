@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dagrelay.errors import StaleAttemptError, StoreError, XComTooLargeError
 from dagrelay.stores.operations import OUTSIDE, TASK_LIFETIME
+from dagrelay.xcom.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +73,8 @@ class RunBook:
         self._open: dict[InstanceKey, int] = {}
         self._succeeded: dict[InstanceKey, int] = {}
         self._last_failed: dict[InstanceKey, int] = {}
+        self.waiting = Waiting()
+        """Who of the run waits for a value of the run."""
 
     @property
     def is_live(self) -> bool:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
+from dagrelay.stores.operations import OUTSIDE
 from dagrelay.xcom.book import RunAccount, RunBook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dagrelay.model.records import InstanceKey
     from dagrelay.stores.base import Store
+    from dagrelay.stores.operations import NewEntry
     from dagrelay.xcom.book import RunReports
 
 __all__ = ("MAX_GUESTS", "Books")
@@ -72,6 +75,13 @@ class Books:
         """Return the page of a run running here; None for any other."""
         book = self._pages.get(run_id)
         return book if book is not None and book.is_live else None
+
+    def tell_waiting(self, instance: InstanceKey, slot: int, entry: NewEntry) -> None:
+        """Wake those who wait, in a run running here, for a value that was stored and is seen at once."""
+        if slot == OUTSIDE or entry.published:
+            book = self.live(instance.run_id)
+            if book is not None and book.waiting:
+                book.waiting.stored(instance, entry.key)
 
     def all_live(self) -> Iterator[RunBook]:
         """Iterate over the pages of the runs running here."""

@@ -27,11 +27,13 @@ from dagrelay.errors import (
 from dagrelay.log import get_logger
 from dagrelay.model.states import RunState, TaskState
 from dagrelay.stores.operations import (
+    AckItems,
     DeleteEntries,
     DeleteRun,
     FinishAttempt,
     MarkInstance,
     Operation,
+    Provide,
     PutEntries,
     SetRunState,
     StartAttempt,
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     from dagrelay.xcom.book import RunBook, RunReports
     from dagrelay.xcom.cache import CacheStatistics, Encoded
 
-__all__ = ("FATAL_ERRORS", "Broker", "BrokerStatistics", "Lost")
+__all__ = ("FATAL_ERRORS", "Broker", "BrokerStatistics", "Lost", "copy_of")
 
 FATAL_ERRORS: Final = (StaleOwnerError, StoreVanishedError, StoreCorruptError, StoreClosedError)
 """After one of these the store can't be trusted with anything more; after any other (a full disk, say) it can be tried again."""
@@ -142,7 +144,7 @@ class Broker:
         self._followers.remove(run_id, mailbox)
 
     async def write(self, operation: Operation, book: RunBook | None = None, *, then: Operation | None = None) -> int:
-        """Write one operation that carries no values and return its result once it is committed.
+        """Write one operation that carries no values, but for one from outside, and return its result once it is committed.
 
         `then` follows it in the same batch as a rule, and its result is nobody's.
 
@@ -152,9 +154,10 @@ class Broker:
         Cancellation: an operation accepted is written all the same.
         """
         reply: Reply[int] = Reply()
-        self._accept(Request(operation, book, 0, reply))
+        size = len(operation.entry.value) if isinstance(operation, Provide) else 0
+        self.accept(Request(operation, book, size, reply))
         if then is not None:
-            self._accept(Request(then, None))
+            self.accept(Request(then, None))
         return await reply.wait()
 
     async def push(
@@ -179,7 +182,7 @@ class Broker:
         entries = placed(book, drafts)
         reply: Reply[int] = Reply()
         operation = PutEntries(instance=instance, slot=slot, attempt=attempt, entries=entries)
-        self._accept(Request(operation, book, size, reply))
+        self.accept(Request(operation, book, size, reply))
         for entry in entries:
             self.cache.accept(instance, slot, entry)
         await reply.wait()
@@ -188,7 +191,7 @@ class Broker:
     def cast(self, book: RunBook, operation: StartAttempt | MarkInstance | FinishAttempt) -> None:
         """Record what carries no values and nobody waits for: that an attempt runs, or a state of a task that is not running."""
         if self.failure_of(book) is None:
-            self._accept(Request(operation, book))
+            self.accept(Request(operation, book))
 
     def hand_in(self, book: RunBook, operation: FinishAttempt, *, is_start_written: bool) -> bool:
         """Take an attempt's outcome, its values with it, all in one transaction (a cast).
@@ -393,9 +396,10 @@ class Broker:
                         commit(outcome.instance, outcome.attempt, entry)
                     if request.book is not None and not request.book.is_pipelined:
                         done.setdefault(request.book, []).append(outcome)
-                case PutEntries() as put:
-                    for entry in put.entries:
-                        self.cache.commit(put.instance, put.slot, entry)
+                case PutEntries() | AckItems() | Provide() as put:
+                    for stored in entries_of(put):
+                        commit(*stored)
+                        self._books.tell_waiting(*stored)
                 case DeleteEntries() as deleted:
                     self.cache.forget_task(deleted.run_id, deleted.task_id, deleted.key)
                 case DeleteRun() as deleted:
@@ -404,8 +408,7 @@ class Broker:
                     pass
             if is_followed:
                 self._followers.tell(request, result)
-            if request.reply is not None:
-                request.reply.answer(result)
+            request.answer(result)
         for book, outcomes in done.items():
             if book.reports is not None:
                 book.reports.outcomes(outcomes)
@@ -415,7 +418,9 @@ class Broker:
         for lacking in entries_of(request.operation):
             self.cache.drop(*lacking)
         if request.reply is not None:
-            request.reply.fail(_copy_of(error))
+            request.reply.fail(copy_of(error))
+        if request.on_settled is not None:
+            request.on_settled(error)
         book = request.book
         if book is not None and book.is_live and (request.reply is None or isinstance(error, StoreError)):
             # A cast has nobody to be told but the run itself.
@@ -441,10 +446,11 @@ class Broker:
 
     # --------------------------------------------------------------------------------------------------- accounting
 
-    def _accept(self, request: Request) -> None:
+    def accept(self, request: Request) -> None:
+        """Take an operation, whose size counts; RuntimeClosedError or a StoreError says that it will not be written."""
         failure = self._refusal(request)
         if failure is not None:
-            raise _copy_of(failure)
+            raise copy_of(failure)
         self._post(request)
 
     def _post(self, request: Request) -> None:
@@ -489,7 +495,7 @@ class Broker:
         )
 
 
-def _copy_of(error: ErrorT) -> ErrorT:
+def copy_of(error: ErrorT) -> ErrorT:
     """Return an error of one's own to raise, with the cause: raising one in several tasks would entangle their tracebacks."""
     twin = copy.copy(error)
     twin.__cause__ = error.__cause__

@@ -19,7 +19,7 @@ from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, DeleteEntries
 from dagrelay.xcom.door import DEFAULT_OPTIONS, entry_record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dagrelay.dag.definition import DAG
     from dagrelay.model.policies import XComOptions
@@ -169,7 +169,8 @@ class XComManager:
             direct: only the direct upstreams.
 
         Returns:
-            Mapping task id -> {key: value}, in topological order; a task without entries has an empty mapping.
+            Mapping task id -> {key: value}, in topological order; a task without entries has an empty mapping. Of a mapped task
+            each value is a list by map index, with None for elements without such an entry.
 
         Raises:
             DAGValidationError: the DAG can't be planned.
@@ -182,8 +183,12 @@ class XComManager:
         plan = dag.plan(limits=self._limits)
         if task_id not in plan.index:
             raise TaskNotFoundError(plan.dag_id, task_id, get_close_matches(task_id, plan.task_ids))
-        upstream = [plan.tasks[i].task_id for i in plan.upstream_of(plan.index[task_id], direct=direct)]
-        return await upstream_values(self._store, self._door, run_id, upstream)
+        above = [plan.tasks[index] for index in plan.upstream_of(plan.index[task_id], direct=direct)]
+        lengths: dict[str, int] = {}
+        for mapped in (task.task_id for task in above if task.expansion is not None):
+            wholes = await self._store.instances(run_id, task_id=mapped)
+            lengths.update((mapped, each.length) for each in wholes if each.length is not None)
+        return await upstream_values(self._store, self._door, run_id, [task.task_id for task in above], lengths)
 
     async def delete(self, run_id: str, task_id: str, key: str | None = None) -> int:
         """Delete a task's entries under one key, or all; of every attempt, and of every index of a mapped task.
@@ -258,12 +263,21 @@ def _instance(run_id: str, task_id: str, map_index: object) -> InstanceKey:
     return InstanceKey(check_run_id(run_id), check_task_id(task_id), map_index)
 
 
-async def upstream_values(store: Store, door: Door, run_id: str, upstream: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return {task id: {key: value}} of the tasks given, in that order, as every reader may see them."""
+async def upstream_values(
+    store: Store, door: Door, run_id: str, upstream: Sequence[str], lengths: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """Return {task id: {key: value}} of the tasks given, in that order, as every reader may see them.
+
+    Of a task in `lengths`, which are those of mapped ones, each value is a list by map index.
+    """
     values: dict[str, dict[str, Any]] = {task_id: {} for task_id in upstream}
     for start in range(0, len(upstream), _READ_CHUNK):
         rows = await store.entries(run_id, task_ids=upstream[start : start + _READ_CHUNK], with_values=True)
         for entry, stored in rows:
             assert stored is not None
-            values[entry.task_id][entry.key] = door.decode(stored.serializer, stored.value)
+            value, known = door.decode(stored.serializer, stored.value), values[entry.task_id]
+            if entry.map_index is None:
+                known[entry.key] = value
+            elif entry.map_index < lengths.get(entry.task_id, 0):
+                known.setdefault(entry.key, [None] * lengths[entry.task_id])[entry.map_index] = value
     return values

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NewType
 import attrs
 import pytest
 
-from dagrelay.dag.binding import fill
+from dagrelay.dag.filling import fill
 from dagrelay.dag.definition import DAG
 from dagrelay.dag.inputs import ConstantInput, ContextInput, ParamInput, Read, ReferenceInput, TemplateInput, TreeInput
 from dagrelay.dag.references import template

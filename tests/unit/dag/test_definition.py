@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from dagrelay.dag.definition import DAG, AsyncTask, SyncTask, Task
+from dagrelay.dag.definition import DAG
+from dagrelay.dag.task import AsyncTask, SyncTask, Task
 from dagrelay.dag.references import template
 from dagrelay.errors import DAGValidationError, InvalidIdError
 from dagrelay.model.policies import Limits

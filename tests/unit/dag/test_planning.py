@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from dagrelay.dag.definition import DAG
-from dagrelay.dag.inputs import ReferenceInput
+from dagrelay.dag.inputs import Read, ReferenceInput
 from dagrelay.dag.plan import TaskKind, parse_body
 from dagrelay.dag.references import template
 from dagrelay.errors import DAGValidationError
@@ -66,7 +66,7 @@ def test_a_plan_is_in_topological_order_and_otherwise_in_that_of_definition() ->
     assert [task.upstream for task in plan.tasks] == [(), (0,), (0, 1), (1, 2)]
     assert plan.downstream == ((1, 2), (2, 3), (3,), ())
     assert plan.leaves == (3,)
-    assert plan.tasks[3].reads == ((1, "return_value"), (2, "return_value"))
+    assert plan.tasks[3].reads == (Read(1, "return_value"), Read(2, "return_value"))
     assert [each.read for each in plan.tasks[3].inputs if isinstance(each, ReferenceInput)] == [(1, "return_value")]
     assert (plan.dag_id, plan.tags, plan.max_concurrency, plan.params) == ("d", ("x",), 7, {"p": 1})
     assert plan.body == b'[["z","plain",[]],["b","plain",[0]],["a","plain",[0,1]],["take","plain",[1,2]]]'

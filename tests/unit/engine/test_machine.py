@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dagrelay.engine.machine import (
+from dagrelay.engine.machine import RunMachine
+from dagrelay.engine.protocol import (
     AttemptEnded,
     Begin,
     CancelAttempts,
@@ -16,7 +17,6 @@ from dagrelay.engine.machine import (
     MarkTask,
     PauseRequested,
     RetryDue,
-    RunMachine,
     StartTask,
     TaskProgress,
     WaitForRetry,
@@ -28,7 +28,7 @@ from tests.unit.engine.graphs import draw
 
 if TYPE_CHECKING:
     from dagrelay.dag.plan import Plan
-    from dagrelay.engine.machine import Command
+    from dagrelay.engine.protocol import Command
 
 S = TaskState
 

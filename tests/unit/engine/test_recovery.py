@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dagrelay.dag.plan import TaskKind, body_of
-from dagrelay.engine.machine import TaskProgress
+from dagrelay.engine.protocol import TaskProgress
 from dagrelay.engine.recovery import check_unchanged, downstream_closure, place_progress
 from dagrelay.errors import DAGChangedError
 from dagrelay.model.states import TaskState

@@ -1,0 +1,143 @@
+"""Who in a run waits for which value, so that a push or an end wakes them, and waits that nothing can end are found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dagrelay.model.records import InstanceKey
+
+__all__ = ("Waiter", "Waiting")
+
+
+class Waiter:
+    """One who waits for a value of an instance.
+
+    Args:
+        waiting: the instance that waits.
+        awaited: the instance whose value is wanted.
+        key: under which key.
+    """
+
+    def __init__(self, waiting: InstanceKey, awaited: InstanceKey, key: str) -> None:
+        """Start unwoken."""
+        self.waiting = waiting
+        self.awaited = awaited
+        self.key = key
+        self.reason = ""
+        """Why the value can't come, as a clause; empty while it can."""
+        self._event = anyio.Event()
+
+    def wake(self) -> None:
+        """Have it look again: the value may be there, or can't come any more."""
+        self._event.set()
+
+    def rearm(self) -> None:
+        """Forget what woke it, before it looks whether the value is there."""
+        self._event = anyio.Event()
+
+    @property
+    def is_woken(self) -> bool:
+        """Whether something happened since it was armed."""
+        return self._event.is_set()
+
+    async def wait(self) -> None:
+        """Wait until something happens that it must look at.
+
+        Cancellation: nothing is left behind.
+        """
+        await self._event.wait()
+
+
+class Waiting:
+    """The waiters of one run. A plain structure: whoever stores, ends or rests tells it within the same step of the loop."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.on_rest: Callable[[], None] | None = None
+        """Called when one more waiter has come to rest, as then perhaps nothing goes on any more."""
+        self._by_instance: dict[InstanceKey, dict[Waiter, None]] = {}
+        # Invariant: those here hold no slot, have no time limit, and have not been woken since. (test_waiting: at rest)
+        self._resting: dict[InstanceKey, dict[Waiter, None]] = {}
+        self._watched: dict[tuple[InstanceKey, str], Callable[[], None]] = {}
+
+    def __bool__(self) -> bool:
+        """Tell whether anybody waits."""
+        return bool(self._by_instance or self._watched)
+
+    def add(self, waiter: Waiter) -> None:
+        """Wake a waiter from now on."""
+        self._by_instance.setdefault(waiter.awaited, {})[waiter] = None
+
+    def remove(self, waiter: Waiter) -> None:
+        """Wake a waiter no more."""
+        known = self._by_instance.get(waiter.awaited, {})
+        known.pop(waiter, None)
+        if not known:
+            self._by_instance.pop(waiter.awaited, None)
+
+    def watch(self, instance: InstanceKey, key: str, on_stored: Callable[[], None]) -> None:
+        """Call `on_stored` whenever a value is stored under an instance's key, until `unwatch`."""
+        self._watched[instance, key] = on_stored
+
+    def unwatch(self, instance: InstanceKey, key: str) -> None:
+        """End what `watch` began."""
+        self._watched.pop((instance, key), None)
+
+    # ------------------------------------------------------------------------------------------------- happenings
+
+    def stored(self, instance: InstanceKey, key: str) -> None:
+        """Wake those who wait for a value that was stored and may be seen."""
+        for waiter in self._by_instance.get(instance, ()):
+            if waiter.key == key:
+                self.wake(waiter)
+        on_stored = self._watched.get((instance, key))
+        if on_stored is not None:
+            on_stored()
+
+    def ended(self, instance: InstanceKey) -> None:
+        """Wake those who wait for a value of an instance that has ended: it is there now, or will never be."""
+        for waiter in self._by_instance.get(instance, ()):
+            self.wake(waiter)
+
+    def give_up(self, waiter: Waiter, reason: str) -> None:
+        """Tell a waiter that its value can't come, and why, as a clause."""
+        waiter.reason = reason
+        self.wake(waiter)
+
+    def wake(self, waiter: Waiter) -> None:
+        """Have a waiter look again, which then is not at rest any more."""
+        self.rise(waiter)
+        waiter.wake()
+
+    # -------------------------------------------------------------------------------------------------------- rest
+
+    def rest(self, waiter: Waiter) -> None:
+        """Count a waiter whose attempt does nothing but wait, without a time limit, until it is woken."""
+        self._resting.setdefault(waiter.waiting, {})[waiter] = None
+        if self.on_rest is not None:
+            self.on_rest()
+
+    def rise(self, waiter: Waiter) -> None:
+        """Count it no longer."""
+        known = self._resting.get(waiter.waiting, {})
+        known.pop(waiter, None)
+        if not known:
+            self._resting.pop(waiter.waiting, None)
+
+    @property
+    def resting_count(self) -> int:
+        """How many instances rest."""
+        return len(self._resting)
+
+    def resting(self) -> Iterator[Waiter]:
+        """Iterate over the waiters at rest, one for each instance, those that came to rest first first."""
+        return (next(iter(waiters)) for waiters in self._resting.values())
+
+    def waiter_of(self, instance: InstanceKey) -> Waiter | None:
+        """Return what an instance at rest waits for; None for one that does not rest."""
+        return next(iter(self._resting.get(instance, ())), None)
