@@ -25,9 +25,9 @@ class ExitCode(IntEnum):
 
 EXIT_CODES: Final = """\
 exit codes:
-  0    done
+  0    done; of provide, cancel and retry also: accepted, and carried out as soon as the store's owner gets to it
   1    the run failed, or a check found something
-  2    wrong usage, a bad DAG or param, or something that is not there (a run, a task, a key, a file)
+  2    wrong usage, a bad DAG or param, something that is not there (a run, a task, a key, a file), or a refusal
   3    the run was cancelled
   4    the store failed, or another process writes to it
   130  interrupted by SIGINT (Ctrl-C); the run is recorded and can be resumed

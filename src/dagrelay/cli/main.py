@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TextIO
 
-from dagrelay.cli import keeping, looking, running
+from dagrelay.cli import asking, keeping, looking, running
 from dagrelay.cli.exits import EXIT_CODES, CommandError, ExitCode, exit_code_of
 from dagrelay.cli.interrupts import Interrupted
 from dagrelay.cli.output import tell
@@ -84,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_running(commands)
     _add_looking(commands)
+    _add_asking(commands)
     _add_keeping(commands)
     return parser
 
@@ -127,10 +128,10 @@ def _add_running(commands: Any) -> None:
     )
     run.add_argument("--run-id", metavar="ID", help="the run's id; one that is there already means that run")
     resume = _add(commands, "resume", running.resume)
-    resume.add_argument("run", metavar="RUN", help="the run's id")
+    _add_run(resume)
     resume.add_argument("target", metavar="TARGET", help=_TARGET)
     for parser in (demo, run, resume):
-        parser.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio", help="the event loop")
+        _add_backend(parser)
 
 
 def _add_looking(commands: Any) -> None:
@@ -148,11 +149,33 @@ def _add_looking(commands: Any) -> None:
     entries.add_argument("--all-attempts", action="store_true", help="also those of failed and unfinished attempts")
     get = _add(actions, "get", looking.xcom_get)
     _add_run(get)
-    get.add_argument("task", metavar="TASK", help="the task's id")
+    _add_task(get)
     get.add_argument("key", nargs="?", default="return_value", metavar="KEY", help="the key; else return_value")
     get.add_argument("--raw", action="store_true", help="print a text as it is, anything else as compact JSON")
     get.add_argument("--reveal", action="store_true", help="print it though it is sensitive")
     _add_run(_add(commands, "events", looking.events))
+
+
+def _add_asking(commands: Any) -> None:
+    provide = _add(commands, "provide", asking.provide)
+    cancel = _add(commands, "cancel", asking.cancel)
+    retry = _add(commands, "retry", asking.retry)
+    for parser in (provide, cancel, retry):
+        _add_run(parser)
+        parser.add_argument(
+            "--wait", type=_seconds, default=5.0, metavar="S", help="seconds to wait for the store's owner to carry it out (5)"
+        )
+    _add_task(provide)
+    provide.add_argument("value", nargs="?", metavar="VALUE", help="the value, in JSON")
+    provide.add_argument("--text", metavar="TEXT", help="the value, a text as it is")
+    answer = provide.add_mutually_exclusive_group()
+    for word in ("approve", "reject"):
+        answer.add_argument(f"--{word}", action="store_const", const=word, dest="answer", help=f"{word}, for an approval")
+    provide.add_argument("--by", metavar="NAME", help="who approves or rejects; else the name of the user")
+    provide.add_argument("--note", metavar="TEXT", help="why")
+    _add_task(retry)
+    retry.add_argument("target", nargs="?", metavar="TARGET", help=f"to run it here if nobody owns the store: {_TARGET}")
+    _add_backend(retry)
 
 
 def _add_keeping(commands: Any) -> None:
@@ -166,6 +189,14 @@ def _add_keeping(commands: Any) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the run's id")
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("task", metavar="TASK", help="the task's id")
+
+
+def _add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio", help="the event loop")
 
 
 def _seconds(text: str) -> float:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dagrelay.model.records import TaskInstance
     from dagrelay.runtime.result import RunResult
 
-__all__ = ("demo", "parse_params", "resume", "run")
+__all__ = ("demo", "parse_params", "resume", "run", "until_end")
 
 _DEMO: Final = Target(dag=weather.dag, text="dagrelay.examples.weather:dag")
 _PARAM: Final = re.compile(r"(?P<name>[^:=]+)(?P<is_json>:?)=(?P<text>.*)", re.DOTALL)
@@ -91,7 +91,14 @@ def resume(options: Namespace) -> ExitCode:
             stop.gently = runtime.wind_down
             return await runtime.resume(options.run, target.dag, raise_on_failure=False)
 
-    result = _until_end(options, work, store, options.run, target)
+    return until_end(options, work, store, options.run, target)
+
+
+def until_end(
+    options: Namespace, work: Callable[[Stop], Awaitable[RunResult]], store: Path, run_id: str, target: Target
+) -> ExitCode:
+    """Carry work on a run of a DAG through, and show what came of it; a signal ends it early, and it is told how to go on."""
+    result = _await_end(options, work, store, run_id, target)
     return _show_json(result, store, target) if options.json else _show(result)
 
 
@@ -133,10 +140,10 @@ def _carry_out(
             announce()  # The run is recorded, so that the command printed works from now on.
             return await handle.result(raise_on_failure=False)
 
-    return _until_end(options, work, store, run_id, target)
+    return _await_end(options, work, store, run_id, target)
 
 
-def _until_end(
+def _await_end(
     options: Namespace, work: Callable[[Stop], Awaitable[RunResult]], store: Path, run_id: str, target: Target
 ) -> RunResult:
     if options.backend == "trio" and find_spec("trio") is None:
