@@ -29,7 +29,7 @@ async def main() -> None:
     snapshots, whole, partial = 0, 0, []
     async with Runtime(SqliteStore(path, read_only=True)) as runtime:
         print("looking", flush=True)
-        while snapshots < wanted:
+        while snapshots < wanted or not whole:
             for run in await runtime.runs(limit=1):
                 found = {}
                 for entry in await runtime.xcom.list(run.run_id):
