@@ -19,7 +19,7 @@ class ChunkRow(NamedTuple):
     key: str
     generation: int
     first_seq: int
-    count: int
+    item_count: int
     attempt: int
     is_numbered: bool
     created_us: int
@@ -29,7 +29,7 @@ class ChunkRow(NamedTuple):
     @property
     def next_seq(self) -> int:
         """One above the last item's seq."""
-        return self.first_seq + self.count
+        return self.first_seq + self.item_count
 
 
 def is_new_generation(last: ChunkRow | None, op: AppendItems) -> bool:
@@ -55,7 +55,7 @@ def chunk_row(op: AppendItems) -> ChunkRow:
         key=op.key,
         generation=op.generation,
         first_seq=op.first_seq,
-        count=op.count,
+        item_count=op.count,
         attempt=op.attempt,
         is_numbered=op.is_numbered,
         created_us=op.created_us,
@@ -66,4 +66,4 @@ def chunk_row(op: AppendItems) -> ChunkRow:
 
 def stream_chunk(row: ChunkRow, items: bytes) -> StreamChunk:
     """Return the chunk as `Store.stream` gives it."""
-    return StreamChunk(first_seq=row.first_seq, count=row.count, serializer=row.serializer, items=items)
+    return StreamChunk(first_seq=row.first_seq, count=row.item_count, serializer=row.serializer, items=items)

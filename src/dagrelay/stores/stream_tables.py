@@ -61,7 +61,7 @@ class StreamTables:
             next_seq=last.next_seq,
             is_numbered=last.is_numbered,
             attempt=last.attempt,
-            count=sum(row.count for row, _ in chunks),
+            count=sum(row.item_count for row, _ in chunks),
             size=sum(row.size for row, _ in chunks),
         )
         wanted: list[StreamChunk] = []

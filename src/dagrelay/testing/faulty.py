@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         StoreStatistics,
     )
     from dagrelay.stores.operations import Operation
+    from dagrelay.stores.stream_records import StreamPage, StreamQuery
 
 __all__ = ("Fault", "FaultyStore", "Gate", "StoreCall", "StoreKilledError", "When")
 
@@ -43,6 +44,7 @@ StoreCall: TypeAlias = Literal[
     "load_run",
     "instances",
     "entries",
+    "stream",
     "stored_bytes",
     "next_seq",
     "events",
@@ -328,6 +330,10 @@ class FaultyStore:
         """Note the lookups, read, and wait for the gate with the answer."""
         self.lookups.append(list(wanted))
         return await self._read("lookup", lambda: self.inner.lookup(wanted))
+
+    async def stream(self, query: StreamQuery) -> StreamPage:
+        """Read, and wait for the gate with the answer."""
+        return await self._read("stream", lambda: self.inner.stream(query))
 
     async def stored_bytes(self, run_id: str) -> int:
         """Read, and wait for the gate with the answer."""

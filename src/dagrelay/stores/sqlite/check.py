@@ -22,7 +22,16 @@ from dagrelay.stores.operations import OUTSIDE
 from dagrelay.stores.sqlite import rows, schema
 from dagrelay.stores.sqlite.faults import is_busy, store_error
 from dagrelay.stores.sqlite.lock import is_held
-from dagrelay.stores.sqlite.soundness import element_flaws, entry_flaws, event_flaws, instance_flaws, owner_of, run_flaws
+from dagrelay.stores.sqlite.soundness import (
+    chunk_flaws,
+    element_flaws,
+    entry_flaws,
+    event_flaws,
+    instance_flaws,
+    owner_of,
+    run_flaws,
+)
+from dagrelay.stores.sqlite.streams import decode_chunk, decode_position
 
 if TYPE_CHECKING:
     import os
@@ -47,6 +56,13 @@ _ENTRIES: Final = """SELECT xcom.run_pk, xcom.task_pk, map_index, key, slot, att
     FROM xcom LEFT JOIN run USING (run_pk) LEFT JOIN task USING (task_pk)"""
 _EVENTS: Final = """SELECT event.*, run.run_pk, run.dag_id, run.is_pruned, task.task_pk
     FROM event LEFT JOIN run USING (run_pk) LEFT JOIN task USING (task_pk)"""
+_CHUNKS: Final = """SELECT stream_chunk.run_pk, stream_chunk.task_pk, map_index, key, generation, first_seq, count, attempt,
+    is_numbered, stream_chunk.created_us, size, serializer, items_crc, stream_chunk.crc, stream_chunk.rowid, length(items),
+    run.run_pk, run.dag_id, run.is_pruned, task.task_pk
+    FROM stream_chunk LEFT JOIN run USING (run_pk) LEFT JOIN task USING (task_pk)"""
+_POSITIONS: Final = """SELECT stream_position.*, run.run_pk, run.dag_id, run.is_pruned, task.task_pk, producer.task_pk
+    FROM stream_position LEFT JOIN run USING (run_pk) LEFT JOIN task USING (task_pk)
+    LEFT JOIN task AS producer ON producer.task_pk = producer_pk"""
 _SCHEMA: Final = "SELECT type, name, sql FROM sqlite_schema WHERE substr(name, 1, 7) <> 'sqlite_'"
 _RESUMABLE: Final = (
     "SELECT run_id, dag_id FROM run WHERE dag_id IS NOT NULL AND is_pruned = 0 AND state IN (?, ?) ORDER BY run_pk"
@@ -218,6 +234,8 @@ class StoreCheck:
         yield from self._scan("xcom", _ENTRIES, self._entry, keys=5)
         yield from self._scan("event", _EVENTS, self._event, keys=2)
         yield from self._scan("inbox", "SELECT * FROM inbox", self._message, keys=1)
+        yield from self._scan("stream_chunk", _CHUNKS, self._chunk, keys=6)
+        yield from self._scan("stream_position", _POSITIONS, self._position, keys=6)
 
     @staticmethod
     def _owner(found: _Row) -> Iterator[str]:
@@ -254,12 +272,26 @@ class StoreCheck:
         entry = rows.decode_entry(self._path, stored)[1]
         yield from entry_flaws(stored, entry, length)
         yield from owner_of(found[17:]).flaws(needs_run=entry.slot != OUTSIDE)
-        if self._value_checksum(rowid) != stored[13]:
+        if self._checksum("xcom", "value", rowid) != stored[13]:
             yield "its value does not match its checksum"
 
-    def _value_checksum(self, rowid: int) -> int:
+    def _chunk(self, found: _Row) -> Iterator[str]:
+        stored, rowid, length = found[:14], found[14], found[15]
+        place, row, items_crc = decode_chunk(self._path, stored)
+        yield from chunk_flaws(stored, place, row, items_crc, length)
+        yield from owner_of(found[16:]).flaws(needs_run=True)
+        if self._checksum("stream_chunk", "items", rowid) != items_crc:
+            yield "its items do not match their checksum"
+
+    def _position(self, found: _Row) -> Iterator[str]:
+        decode_position(self._path, found[:10])
+        yield from owner_of(found[10:14]).flaws(needs_run=True)
+        if found[14] is None:
+            yield "its producer is missing"
+
+    def _checksum(self, table: str, column: str, rowid: int) -> int:
         crc = 0
-        with self._opened().blobopen("xcom", "value", rowid, readonly=True) as blob:
+        with self._opened().blobopen(table, column, rowid, readonly=True) as blob:
             while piece := blob.read(_PIECE):
                 crc = crc32(piece, crc)
         return crc

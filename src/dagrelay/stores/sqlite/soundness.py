@@ -13,6 +13,7 @@ from dagrelay.model.events import XComDeleted, XComPushed
 from dagrelay.model.states import ENDED_TASK_STATES, RunState, TaskState
 from dagrelay.stores.operations import OUTSIDE, TASK_LIFETIME
 from dagrelay.stores.sqlite import rows
+from dagrelay.stores.sqlite.streams import encode_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from dagrelay.stores.entry_rules import EntryRow
     from dagrelay.stores.rules import InstanceRow, RunRow
     from dagrelay.stores.sqlite.rows import Place, RunFields
+    from dagrelay.stores.stream_rules import ChunkRow
 
-__all__ = ("Owner", "element_flaws", "entry_flaws", "event_flaws", "instance_flaws", "owner_of", "run_flaws")
+__all__ = ("Owner", "chunk_flaws", "element_flaws", "entry_flaws", "event_flaws", "instance_flaws", "owner_of", "run_flaws")
 
 _LIVE: Final = frozenset({TaskState.RUNNING, TaskState.WAITING})
 _REWRITTEN: Final = "its columns are not as they are written"
@@ -157,6 +159,16 @@ def entry_flaws(found: tuple[Any, ...], row: EntryRow, length: int) -> Iterator[
     wanted = {OUTSIDE: row.attempt == 0, TASK_LIFETIME: row.attempt > 0}
     if not wanted.get(row.slot, row.attempt == row.slot):
         yield f"attempt {row.attempt} can't have written to slot {row.slot}"
+
+
+def chunk_flaws(found: tuple[Any, ...], place: Place, row: ChunkRow, items_crc: int, length: int) -> Iterator[str]:
+    """Name what is wrong with a row of table `stream_chunk`, whose items have this length."""
+    if encode_chunk(place, row, items_crc) != found:
+        yield _REWRITTEN
+    if row.size != length:
+        yield f"its items have {length} bytes where {row.size} are noted"
+    if length < 4 * row.item_count:
+        yield f"its items can't be {row.item_count}"
 
 
 def event_flaws(found: tuple[Any, ...], event: Event) -> Iterator[str]:

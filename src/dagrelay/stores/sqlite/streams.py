@@ -35,9 +35,7 @@ _CHUNK_COLUMNS: Final = """run_pk, task_pk, map_index, key, generation, first_se
 _LAST_CHUNK: Final = f"""SELECT {_CHUNK_COLUMNS} FROM stream_chunk WHERE {_STREAM}
     ORDER BY generation DESC, first_seq DESC LIMIT 1"""  # noqa: S608 - constants only
 _TOTALS: Final = f"SELECT sum(count), sum(size) FROM stream_chunk WHERE {_STREAM} AND generation = ?"  # noqa: S608 - as above
-_FIRST_SEQ: Final = (
-    f"SELECT max(first_seq) FROM stream_chunk WHERE {_STREAM} AND generation = ? AND first_seq <= ?"  # noqa: S608 - as above
-)
+_FIRST_SEQ: Final = f"SELECT max(first_seq) FROM stream_chunk WHERE {_STREAM} AND generation = ? AND first_seq <= ?"  # noqa: S608 - as above
 _CHUNKS: Final = f"""SELECT {_CHUNK_COLUMNS}, items FROM stream_chunk
     WHERE {_STREAM} AND generation = ? AND first_seq >= ? ORDER BY first_seq"""  # noqa: S608 - as above
 _PUT_CHUNK: Final = "INSERT INTO stream_chunk VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
