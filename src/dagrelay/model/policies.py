@@ -155,6 +155,10 @@ class Limits:
     """Encoded values kept in memory after their commit."""
     max_map_length: int = attrs.field(default=10_000, validator=_positive(0))
     """Most instances of a mapped task."""
+    max_stream_window_items: int = attrs.field(default=10_000, validator=_positive())
+    """Items that a task may be ahead of the slowest reader of its stream; it waits beyond that."""
+    max_stream_window_bytes: int = attrs.field(default=8 * _MIB, validator=_positive())
+    """Bytes of these items; one alone may be larger."""
     max_interruptions: int = attrs.field(default=20, validator=_positive(0))
     """How often a task may be interrupted before it counts as failed."""
     pools: Mapping[str, Pool] = attrs.field(factory=dict[str, Pool], converter=_as_pools)
