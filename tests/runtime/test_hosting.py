@@ -20,8 +20,9 @@ from dagrelay.runtime.timers import Timer, Timers
 from dagrelay.runtime.trampoline import drive
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 
+    from dagrelay import Pool
     from dagrelay.runtime.attempt import Attempt
 
     Handler = Callable[[], Coroutine[Any, Any, Any]]
@@ -95,6 +96,13 @@ class House:
         self.hosting.submit(piece.attempt)
         return piece
 
+    def submit_work(self, work: Callable[[Piece], Coroutine[Any, Any, Any]], owner: str, task: Demands) -> Piece:
+        """Queue what asks for its own piece, a pool and a priority."""
+        piece = Piece(at_once, owner, self.on_end, task=task)
+        piece.handler = lambda: work(piece)
+        self.hosting.submit(piece.attempt)
+        return piece
+
     def on_end(self, attempt: Attempt, is_taken: bool) -> None:
         """Take note of an end."""
         piece = cast("Piece", attempt)
@@ -111,9 +119,11 @@ class House:
 
 
 @asynccontextmanager
-async def house(slots: int = 4, *, timers: Timers | None = None) -> AsyncGenerator[House, None]:
+async def house(
+    slots: int = 4, *, timers: Timers | None = None, pools: Mapping[str, Pool] | None = None
+) -> AsyncGenerator[House, None]:
     """Give hosts."""
-    admission: Admission[Attempt] = Admission(slots)
+    admission: Admission[Attempt] = Admission(slots, pools)
     timers = timers or Timers()
     hosting = Hosting(admission, timers, grace_s=100)
     admission.enter("run", None)

@@ -214,10 +214,13 @@ class Attempt:
             yield
             return
         self.ensure_started()
+        threads = 0 if self.task.is_async else 1  # A thread that waits is not one of those that may run at once.
+        self.run.threads.total_tokens += threads
         keeper.leave_slot(self)
         try:
             yield
         finally:
+            self.run.threads.total_tokens -= threads
             await keeper.regain_slot(self)  # noqa: ASYNC102, ASYNC119 - it shields itself from all but the attempt's cancellation
 
     def cancel(self, reason: CancelReason) -> None:

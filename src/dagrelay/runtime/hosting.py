@@ -283,7 +283,8 @@ class Hosting:
 
     async def _carry(self, attempt: Attempt, scope: anyio.CancelScope) -> None:
         attempt.scope = scope
-        attempt.on_cancel, attempt.slot_keeper = self._watch, self
+        attempt.on_cancel = self._watch
+        attempt.slot_keeper = self
         is_taken = False
         try:
             is_taken = await attempt.carry_out(self.wake)
