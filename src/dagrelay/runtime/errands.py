@@ -10,6 +10,7 @@ from dagrelay.errors import RunStateError, StoreCorruptError, TaskNotFoundError
 from dagrelay.model.states import RunState, TaskState
 from dagrelay.runtime.history import unknown_run
 from dagrelay.runtime.leftovers import settle
+from dagrelay.runtime.providing import provide
 from dagrelay.stores.operations import NoteMessage, ReopenRun, SetRunState
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ class Errands:
 
     async def provide(self, message: ProvideMessage, message_id: str) -> None:
         """Give a task its value, as `Runtime.provide` does."""
-        await self._runs.provide(message.run_id, message.task_id, message.value, message_id=message_id)
+        live = self._runs.live(message.run_id)
+        plan = None if live is None else live.facts.data.plan
+        await provide(self._services, message.run_id, message.task_id, message.value, plan=plan, message_id=message_id)
 
     async def cancel(self, message: CancelMessage) -> None:
         """End a run as cancelled, as `Runtime.cancel` does."""
