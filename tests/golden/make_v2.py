@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -166,7 +166,7 @@ async def _told_of(store: Store, run_id: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if attrs.has(type(value)):
+    with suppress(attrs.exceptions.NotAnAttrsClassError):
         return attrs.asdict(value, recurse=False)
     if isinstance(value, bytes):
         return value.decode("latin-1")

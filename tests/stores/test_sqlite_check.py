@@ -62,7 +62,7 @@ async def _fill(path: Path) -> None:
             other.start("a"),
             mapped.create("d", "e", "f", "g"),
             mapped.start("d", length=2),
-            mapped.finish("d", map_index=0),
+            mapped.finish("d", map_index=0, lineage="[]"),
             mapped.finish("d", map_index=1, state=TaskState.FAILED),
             mapped.finish("d", state=TaskState.FAILED),
             mapped.start("e", length=3),
@@ -181,6 +181,10 @@ def test_the_check_changes_nothing(path: Path) -> None:
         (
             "UPDATE instance SET lineage = NULL WHERE lineage IS NOT NULL",
             "instance 6/6/-1: a row of table 'instance' does not match its checksum",
+        ),
+        (
+            "UPDATE instance SET lineage = NULL WHERE lineage = '[]'",
+            "instance 6/4/0: a row of table 'instance' does not match its checksum",
         ),
         ("DELETE FROM instance WHERE length = 2", "instance 6/4/1: it is an element of a task that was never expanded"),
         ("DELETE FROM owner", "owner: it has 0 rows and the epoch None"),

@@ -26,12 +26,17 @@ async def fill(path: Path) -> Story:
     await store.open(now_us=0)
     await store.apply(
         [
-            story.create("a", "b", tags=("t",), params=b'{"p": 1}'),
+            story.create("a", "b", "c", "d", tags=("t",), params=b'{"p": 1}'),
             story.finish("a", state=TaskState.UP_FOR_RETRY, error=ErrorRecord(type="E", message="m")),
             story.finish("a", 2, values={"k": b"value of k", "l": b"value of l"}),
             story.finish("b", state=TaskState.FAILED, error=ErrorRecord(type="E", message="m")),
             story.put("b", {"m": b"value of m"}),
             story.delete("b"),
+            story.start("c", length=6),
+            *(story.finish("c", map_index=index, values={"e": b"element"}, lineage='["read"]') for index in range(6)),
+            story.finish("c"),
+            story.finish("d", follows=("a",)),
+            story.note("message"),
             story.end(RunState.FAILED),
             story.reopen(),
             story.end(RunState.FAILED),
@@ -50,6 +55,8 @@ async def everything(store: SqliteStore) -> list[Any]:
         await store.load_run("run"),
         await store.instances("run"),
         await store.lookup([Lookup(instance=story.key("a"), key=key) for key in "kl"]),
+        await store.lookup([Lookup(instance=story.key("c", index), key="e") for index in range(6)]),
+        await store.message("message"),
         await store.entries("run", with_values=True, all_attempts=True),
         await store.events("run"),
     ]
@@ -83,6 +90,17 @@ def damage(path: Path, statement: str) -> None:
         "UPDATE instance SET attempt = 9 WHERE task_pk = 1",
         "UPDATE instance SET map_index = 9 WHERE task_pk = 1",
         "UPDATE instance SET error = 'bad JSON' WHERE task_pk = 2",
+        "UPDATE instance SET length = 7 WHERE length = 6",
+        "UPDATE instance SET length = NULL WHERE length = 6",
+        "UPDATE instance SET follows = '[]' WHERE task_pk = 4",
+        "UPDATE instance SET follows = NULL WHERE task_pk = 4",
+        "UPDATE instance SET lineage = '[]' WHERE map_index = 3",
+        "UPDATE instance SET lineage = NULL WHERE map_index = 3",
+        "UPDATE instance SET lineage = '[]' WHERE task_pk = 1",
+        "UPDATE xcom SET value = x'00' WHERE map_index = 3",
+        "UPDATE xcom SET map_index = 9 WHERE map_index = 3",
+        "UPDATE inbox SET result = 'no'",
+        "UPDATE inbox SET at_us = 0",
         "UPDATE run SET state = 77",
         "UPDATE run SET run_id = 'other'",
         "UPDATE run SET params = CAST('{\"p\": 2}' AS BLOB)",
@@ -90,7 +108,7 @@ def damage(path: Path, statement: str) -> None:
         "UPDATE plan SET body = x'00'",
         "UPDATE plan SET task_ids = '[]'",
         "DELETE FROM plan",
-        "UPDATE task SET task_id = 'c' WHERE task_pk = 2",
+        "UPDATE task SET task_id = 'x' WHERE task_pk = 2",
         "DELETE FROM task WHERE task_pk = 2",
         "UPDATE event SET state = 77 WHERE kind = 3",
         "UPDATE event SET kind = 1 WHERE kind = 3",
@@ -114,6 +132,7 @@ async def test_a_changed_row_is_told(tmp_path: Path, statement: str) -> None:
 
 
 _FIELDS: Final = (1, 1, -1, 77, 1, 1, 2, 1, 2, None, 0, 0, None)
+_ADDED_TO: Final = (1, 1, -1, 5, 1, 1, 2, 1, 2, None, 0, 0, None)
 _ADDED: Final = (None, None, None)
 
 
@@ -122,6 +141,11 @@ _ADDED: Final = (None, None, None)
     [
         (rows.decode_instance, (*_FIELDS, rows.instance_checksum(_FIELDS), *_ADDED), "can't be understood: KeyError"),
         (rows.decode_instance, (*_FIELDS, 0, *_ADDED), "does not match its checksum"),
+        (
+            rows.decode_instance,
+            (*_ADDED_TO, rows.instance_checksum(_ADDED_TO, (1, "{}", None)), 1, "{}", None),
+            "no list of texts",
+        ),
         (rows.decode_task, (1, "a", 0), "does not match its checksum"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from dagrelay import DAG, MemoryStore, RunInterruptedError, RunState, Runtime
 from dagrelay.errors import StoreError, StoreFullError
-from dagrelay.stores import Lookup, RunQuery
+from dagrelay.stores import Lookup, RunQuery, StreamQuery
 from dagrelay.testing import StoreConformance
 from dagrelay.testing.faulty import FaultyStore, Gate, StoreKilledError
 from dagrelay.testing.story import Story
@@ -105,6 +105,10 @@ CALLS: dict[StoreCall, Callable[[FaultyStore], Awaitable[Any]]] = {
     "stored_bytes": lambda store: store.stored_bytes("run"),
     "next_seq": lambda store: store.next_seq("run"),
     "events": lambda store: store.events("run"),
+    "previous": lambda store: store.previous("dag", "a", "k", before_run="run", limit=1),
+    "attempts": lambda store: store.attempts("dag"),
+    "stream": lambda store: store.stream(StreamQuery(producer=Story().key("a"), key="k")),
+    "message": lambda store: store.message("m"),
 }
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import pytest
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ("MappingTests",)
 
-LINEAGE = '[["a",null,"k",1],["é",3,"return_value",0]]'
+_LINEAGE: Final = '[["a",null,"k",1],["é",3,"return_value",0]]'
 
 
 class MappingTests(StoreContract):
@@ -133,7 +133,7 @@ class MappingTests(StoreContract):
     # ---------------------------------------------------------------------------------------------- branches and lineage
 
     @pytest.mark.parametrize("follows", [None, (), ("b",), ("b", "é", "c")])
-    @pytest.mark.parametrize("lineage", [None, "[]", LINEAGE])
+    @pytest.mark.parametrize("lineage", [None, "[]", _LINEAGE])
     async def test_a_decision_and_lineage_are_stored_with_the_outcome(
         self, store: Store, follows: tuple[str, ...] | None, lineage: str | None
     ) -> None:
@@ -154,7 +154,7 @@ class MappingTests(StoreContract):
         await accept(
             store,
             story.create("a"),
-            story.finish("a", state=TaskState.UP_FOR_RETRY, follows=("b",), lineage=LINEAGE),
+            story.finish("a", state=TaskState.UP_FOR_RETRY, follows=("b",), lineage=_LINEAGE),
             story.start("a", 2),
         )
         found = await instance_of(store, story.key("a"))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dagrelay.stores.base import Store
+    from dagrelay.stores.operations import Operation
 
 __all__ = ("OutsideTests",)
 
@@ -56,12 +57,17 @@ class OutsideTests(StoreContract):
     async def test_a_value_comes_too_late_for_what_has_ended(self, store: Store, state: str) -> None:
         """And for nothing else."""
         story = Story()
-        ways = {
-            "running": lambda: story.start("a"),
-            "waiting": lambda: story.wait("a"),
-            "upstream_failed": lambda: story.mark("a", TaskState.UPSTREAM_FAILED),
-        }
-        await accept(store, story.create("a"), ways.get(state, lambda: story.finish("a", state=TaskState(state)))())
+        create = story.create("a")
+        match state:
+            case "running":
+                op: Operation = story.start("a")
+            case "waiting":
+                op = story.wait("a")
+            case "upstream_failed":
+                op = story.mark("a", TaskState.UPSTREAM_FAILED)
+            case _:
+                op = story.finish("a", state=TaskState(state))
+        await accept(store, create, op)
         refused = await refusal(store, story.provide("a", b"1"))
         assert isinstance(refused, XComConflictError) == (state in ENDED_TASK_STATES)
         assert (await find(store, story.key("a"), RETURN_VALUE) is None) == (state in ENDED_TASK_STATES)
