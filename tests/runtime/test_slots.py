@@ -42,8 +42,8 @@ def nested(runtime: Runtime, depth: int) -> DAG:
         if not depth:
             await anyio.lowlevel.checkpoint()
             return 0
-        inner = await runtime.run(nested(runtime, depth - 1))
-        return 1 + inner["dive"]
+        deeper: int = (await runtime.run(nested(runtime, depth - 1)))["dive"]
+        return 1 + deeper
 
     return dag
 

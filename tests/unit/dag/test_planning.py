@@ -259,6 +259,10 @@ def test_what_can_be_no_handler_is_refused(handler: Any, problem: str) -> None:
         ("serializer", "", "serializer='': it must be the name of a serializer, or None"),
         ("serializer", 3, "serializer=3: it must be the name of a serializer, or None"),
         ("description", None, "description=None: it must be text"),
+        ("pool", "", "pool='': it must be the name of a pool, or None"),
+        ("pool", 3, "pool=3: it must be the name of a pool, or None"),
+        ("priority", True, "priority=True: it must be a whole number"),
+        ("priority", 1.0, "priority=1.0: it must be a whole number"),
         ("config", [1], "config=[1]: it must be a mapping"),
         ("config", list(range(99)), f"config={str(list(range(99)))[:60]}...: it must be a mapping"),
         ("bind", [1], "bind=[1]: it must be a mapping of parameter names"),
@@ -273,6 +277,19 @@ def test_a_bad_option_is_told_with_what_is_wanted(option: str, value: Any, probl
     (told,) = problems(dag)
 
     assert told.startswith(f"task 'a': {problem}")
+
+
+def test_pool_and_priority_come_from_the_task_then_from_the_dag() -> None:
+    """No pool and priority 0 where neither says."""
+    dag = DAG("d", defaults={"pool": "p", "priority": -3})
+    dag.add(nothing, id="plain")
+    dag.add(nothing, id="own", pool=None, priority=7)
+    bare = DAG("bare")
+    bare.add(nothing, id="a")
+
+    told = [(task.pool, task.priority) for task in (*dag.plan().tasks, *bare.plan().tasks)]
+
+    assert told == [("p", -3), (None, 7), (None, 0)]
 
 
 def test_a_misspelt_rule_is_told_the_right_one() -> None:
