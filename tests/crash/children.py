@@ -20,13 +20,15 @@ import anyio.to_thread
 
 from dagrelay import DagrelayError, SqliteStore, StoreError, StoreLockedError
 from dagrelay.stores.sqlite import store as sqlite_store
+from tests.crash.messaging import empty_inbox, post_values
+from tests.crash.streaming import stream
 from tests.crash.workload import AckFile, carry, make_dag, make_runtime
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Coroutine
 
-__all__ = ("FAILED", "fork_within", "leave_a_child", "look", "own", "starve", "work")
+__all__ = ("FAILED", "empty_inbox", "fork_within", "leave_a_child", "look", "own", "post_values", "starve", "stream", "work")
 
 FAILED: Final = 3
 """The exit code of a child whose work ended in an error that it has told."""
