@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
+from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import anyio
@@ -22,7 +24,7 @@ from dagrelay.errors import (
     StoreVanishedError,
 )
 from dagrelay.stores import Lookup, SqliteStore
-from dagrelay.stores.sqlite import changes, reads
+from dagrelay.stores.sqlite import changes, forks, reads
 from dagrelay.stores.sqlite import store as store_module
 from dagrelay.stores.sqlite.driver import UnitConnection
 from dagrelay.testing.story import Story
@@ -30,6 +32,8 @@ from dagrelay.testing.story import Story
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from dagrelay.stores import Operation
 
 
 def sqlite_error(code: int) -> sqlite3.Error:
@@ -459,6 +463,102 @@ async def test_a_failed_take_over_leaves_the_earlier_owner_in_place(tmp_path: Pa
     assert connection.execute("SELECT epoch FROM owner").fetchone() == (1,)
     assert connection.execute("SELECT state FROM run").fetchone() == (0,)
     connection.close()
+
+
+# -------------------------------------------------------------------------------------------------- forks and messages
+
+
+async def _many_statements(store: SqliteStore) -> tuple[Story, list[Operation]]:
+    """Return the story of a run that is stored, and operations that take several statements each."""
+    story, fork = Story(), Story("fork")
+    await store.apply(
+        [
+            story.create("a", "b", "c"),
+            story.start("a", length=40),
+            *(story.finish("a", map_index=index, values={"k": b"1"}) for index in range(40)),
+            story.finish("a"),
+            story.put("b", {"k": b"2"}),
+            story.end(),
+        ]
+    )
+    return story, [
+        fork.fork("run", "a", "b", tasks=("a", "b", "d")),
+        story.reopen(story.key("b"), message_id="again"),
+        story.provide("c", b"3", message_id="yes"),
+    ]
+
+
+async def _state(store: SqliteStore) -> list[Any]:
+    found = [await store.load_run(run_id) for run_id in ("run", "fork")]
+    entries = [await store.entries(run_id, with_values=True) for run_id in ("run", "fork")]
+    return [found, entries, [await store.message(each) for each in ("again", "yes")]]
+
+
+def _full_from(place: int, *, loses: bool) -> Callable[[sqlite3.Connection, str, Any], None]:
+    """Return a fault that has the disk full from one of the coming statements on, but for the fence."""
+    left = place
+
+    def fault(connection: sqlite3.Connection, sql: str, _parameters: Any) -> None:
+        nonlocal left
+        if sql.startswith(("SELECT", "INSERT", "DELETE", "UPDATE")) and "owner" not in sql:
+            left -= 1
+            if left <= 0:
+                if loses and connection.in_transaction:
+                    sqlite3.Connection.execute(connection, "ROLLBACK")
+                raise sqlite_error(sqlite3.SQLITE_FULL)
+
+    return fault
+
+
+@pytest.mark.parametrize("loses", [False, True])
+@pytest.mark.parametrize("which", [0, 1, 2])
+async def test_a_fork_or_a_message_is_carried_out_whole_or_not_at_all(store: SqliteStore, which: int, loses: bool) -> None:
+    """Whichever of its statements fails, for how long: it is refused by itself, or done in the end, and never half."""
+    _, operations = await _many_statements(store)
+    before = await _state(store)
+    failing = operations[which]
+    seen: list[str] = []
+    for place in count(1):
+        FaultyConnection.fault = _full_from(place, loses=loses)
+        (result,) = await store.apply([failing])
+        FaultyConnection.fault = None
+        if result == 1:
+            break
+        assert isinstance(result, StoreFullError)
+        assert await _state(store) == before
+        seen.append(str(result))
+    assert len(seen) >= 4
+    assert await _state(store) != before
+    with closing(sqlite3.connect(store.name)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_a_fork_that_fails_takes_nobody_with_it(store: SqliteStore) -> None:
+    """The rest of the batch is applied; names that it had interned are asked for anew."""
+    story, (fork, reopen, provide) = await _many_statements(store)
+    failed = fail_on("INSERT INTO xcom", sqlite3.SQLITE_IOERR, times=2, about="b'2'")
+    results = await store.apply([fork, reopen, provide, story.finish("d", values={"k": b"4"})])
+    assert [isinstance(result, StoreError) for result in results] == [True, False, False, False]
+    assert len(failed) == 2
+    assert await store.find_run("fork") is None
+    assert [await value_of(store, story, task, key) for task, key in (("c", "return_value"), ("d", "k"))] == [b"3", b"4"]
+
+
+async def test_a_large_fork_holds_few_values_at_once(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written as they are read."""
+    monkeypatch.setattr(forks, "_BYTES_AT_ONCE", 10)
+    _, (fork, *_) = await _many_statements(store)
+    written: list[int] = []
+
+    def note(_connection: sqlite3.Connection, sql: str, parameters: Any) -> None:
+        if sql.startswith("INSERT INTO xcom"):
+            written.append(len(parameters) // 16)
+
+    FaultyConnection.fault = note
+    assert await store.apply([fork]) == [1]
+    assert sum(written) == 41
+    assert max(written) <= 10
+    assert len(await store.entries("fork")) == 41
 
 
 # -------------------------------------------------------------------------------------------------- what is remembered
