@@ -49,9 +49,9 @@ from dagrelay.errors import (
     XComConflictError,
     XComNotFoundError,
     XComSerializationError,
+    XComStreamError,
     XComTooLargeError,
     XComTypeError,
-    XComStreamError,
     XComWaitError,
     XComWaitTimeoutError,
 )
@@ -70,8 +70,10 @@ SAMPLES: Final[list[tuple[BaseException, str]]] = [
     ),
     (
         MapTooLongError("load", length=20_000, limit=10_000),
-        "task 'load' is mapped over 20,000 elements, more than the limit of 10,000; map over batches of them, "
-        "or raise Limits(max_map_length=...)",
+        (
+            "task 'load' is mapped over 20,000 elements, more than the limit of 10,000; map over batches of them, "
+            "or raise Limits(max_map_length=...)"
+        ),
     ),
     (
         BranchError("choose", "'c'", ["a", "b"]),

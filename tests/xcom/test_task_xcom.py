@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,12 @@ from dagrelay.errors import (
 from dagrelay.model.policies import Limits
 from dagrelay.model.states import TaskState
 from dagrelay.stores.operations import PutEntries, StartAttempt
-from dagrelay.xcom.run_data import RunData, TaskXCom
+from dagrelay.xcom.run_data import RunData
+from dagrelay.xcom.task_xcom import TaskXCom
 from tests.xcom.desk import at_work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from dagrelay.stores.base import Store
     from tests.xcom.desk import Desk, LiveRun
@@ -75,6 +77,12 @@ class Facts:
     number: int = 1
     is_over: bool = False
     is_started: bool = False
+    has_time_limit: bool = False
+
+    @asynccontextmanager
+    async def parked(self) -> AsyncGenerator[None]:
+        """Hold no slot anyway."""
+        yield
 
     def ensure_started(self) -> None:
         """Have the start recorded, once."""
@@ -92,7 +100,14 @@ class Attempts:
         self.plan = dag.plan()
         self.states = [TaskState.PENDING] * len(self.plan.tasks)
         self.data = RunData(
-            plan=self.plan, book=run.book, broker=desk.broker, store=desk.store, door=desk.door, states=self.states
+            plan=self.plan,
+            book=run.book,
+            broker=desk.broker,
+            store=desk.store,
+            door=desk.door,
+            states=self.states,
+            element_state=lambda _index, _map_index: None,
+            lengths={},
         )
 
     def of(self, task_id: str, number: int = 1) -> tuple[TaskXCom, Facts]:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Binding", "BindingPlace", "bind_handler")
 
-_ROOTS: Final = frozenset({"xcom", "params", "run", "task"})
+_ROOTS: Final = frozenset({"xcom", "params", "run", "task", "previous"})
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -81,7 +81,9 @@ class Binding:
     config: Tree | None
     """Its config, compiled; None if it has none."""
     reads: tuple[Read, ...]
-    """What is read for each attempt, each entry once; tasks are given by position."""
+    """What is read of the run for each attempt, each entry once; tasks are given by position."""
+    earlier: tuple[Read, ...]
+    """What is read of earlier runs for each attempt, likewise; these reads make no edges."""
     expansion: Expansion | None
     """What it is mapped over; None if it is not mapped."""
     referred: tuple[Read, ...]
@@ -124,6 +126,8 @@ class _Binder:
         self._reads: dict[Read, None] = {}
         self._axes: dict[int, tuple[Axis, PlannedAxis | None]] = {}
         self._axis_reads: dict[Read, None] = {}
+        self._earlier: dict[Read, None] = {}
+        self._axis_earlier: dict[Read, None] = {}
         self._referred: dict[Read, None] = {}
         self._params: set[str] = set()
         self._has_templates = False
@@ -146,6 +150,7 @@ class _Binder:
             positional=sum(parameter.is_positional for parameter in signature.parameters),
             config=tree,
             reads=tuple(self._reads),
+            earlier=tuple(self._earlier),
             expansion=self._expansion(),
             referred=tuple(self._referred),
             params=frozenset(self._params),
@@ -249,11 +254,14 @@ class _Binder:
         parts = element_parts(element)
         if id(parts.axis) not in self._axes:
             # Read once, when the task is expanded, and not for each of its elements.
-            own, self._reads = self._reads, self._axis_reads
+            own, self._reads, self._earlier = (self._reads, self._earlier), self._axis_reads, self._axis_earlier
             self._axes[id(parts.axis)] = (parts.axis, self._axis(name, parts.axis))
-            self._reads = own
+            self._reads, self._earlier = own
         axis = list(self._axes).index(id(parts.axis))
-        into_type = None if annotation is MISSING else structurer(annotation)
+        planned = self._axes[id(parts.axis)][1]
+        # Constants are of their own types, as everywhere; what is read is plain.
+        is_constant = planned is not None and all(isinstance(source, ConstantInput) for source in planned.sources)
+        into_type = None if is_constant or annotation is MISSING else structurer(annotation)
         return ElementInput(name=name, axis=axis, path=parts.path, into_type=into_type)
 
     def _axis(self, name: str, axis: Axis) -> PlannedAxis | None:
@@ -277,7 +285,7 @@ class _Binder:
         if not self._axes:
             return None
         axes = tuple(planned for _, planned in self._axes.values() if planned is not None)
-        return Expansion(axes=axes, reads=tuple(self._axis_reads))
+        return Expansion(axes=axes, reads=tuple(self._axis_reads), earlier=tuple(self._axis_earlier))
 
     def _template(self, text: str, where: str) -> Template | None:
         limits = self._place.limits
@@ -329,15 +337,17 @@ class _Binder:
             self._has_templates = True
             if each.root == "params":
                 self._params.add(each.names[0])
-            elif each.root == "xcom":
+            elif each.root in {"xcom", "previous"}:
                 position = self._place.positions.get(each.task_id)
                 if position is None:
                     near = self._place.near(each.task_id)
                     self._problems.append(
                         f"{where} reads task {each.task_id!r} at column {each.column}, which is not in the DAG{near}"
                     )
-                else:
+                elif each.root == "xcom":
                     self._reads[Read(position, each.key)] = None
+                else:
+                    self._earlier[Read(position, each.key, is_previous=True)] = None
 
 
 def _unnamed(name: str) -> Parameter:

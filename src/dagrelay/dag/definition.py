@@ -144,7 +144,7 @@ class DAG:
 
     # A coroutine function is also a Callable[P, Any]; the overlap is meant, as the first match wins.
     @overload
-    def branch(self, handler: Callable[P, Coroutine[Any, Any, Choice]], /) -> AsyncTask[P, list[str]]: ...  # type: ignore[overload-overlap]
+    def branch(self, handler: Callable[P, Coroutine[Any, Any, Choice]], /) -> AsyncTask[P, list[str]]: ...
     @overload
     def branch(self, handler: Callable[P, Choice], /) -> SyncTask[P, list[str]]: ...
     @overload

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, assert_never, cast
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 from dagrelay.dag.inputs import (
     ConstantInput,
@@ -172,10 +172,15 @@ def _gathered(task_id: str, each: ReferenceInput, source: Source, whole: Any) ->
     return value if each.into_type is None else _converted(task_id, each.name, value, each.into_type)
 
 
+def _is_pair(value: object) -> bool:
+    """Return whether an element is one of a dict, or of lists side by side."""
+    return isinstance(value, tuple)
+
+
 def _element(task_id: str, each: ElementInput, elements: tuple[Any, ...]) -> Any:
     value = elements[each.axis]
-    if isinstance(value, tuple):  # Of a dict, or of lists side by side.
-        value = [copy_of(item) for item in cast("tuple[Any, ...]", value)]
+    if _is_pair(value):
+        value = list(map(copy_of, value))
         if not each.path and each.into_type is None:
             return tuple(value)
     else:

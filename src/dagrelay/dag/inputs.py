@@ -38,6 +38,8 @@ class Read(NamedTuple):
     """Its key."""
     is_gathered: bool = False
     """Whether it is the list of what all elements of a mapped task have under the key."""
+    is_previous: bool = False
+    """Whether it is the entry of the newest earlier run of the DAG that has one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -153,4 +155,6 @@ class Expansion:
     axes: tuple[PlannedAxis, ...]
     """What is combined, the last varying fastest."""
     reads: tuple[Read, ...]
-    """What is fetched for it, each entry once."""
+    """What is fetched for it of the run, each entry once."""
+    earlier: tuple[Read, ...] = ()
+    """What is fetched for it of earlier runs, each entry once."""

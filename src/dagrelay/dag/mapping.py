@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -86,11 +86,19 @@ def split(
 
 
 def _listed(task_id: str, name: str, value: Any) -> Sequence[Any]:
-    if isinstance(value, (list, tuple)):
-        return cast("Sequence[Any]", value)
-    if isinstance(value, Mapping):
-        return list(cast("Mapping[Any, Any]", value).items())
-    raise XComTypeError(f"{_where(task_id, name)}: it is mapped over a {type(value).__name__}, and needs a list or dict")
+    if _is_mapping(value):
+        return list(value.items())
+    if not _is_list(value):
+        raise XComTypeError(f"{_where(task_id, name)}: it is mapped over a {type(value).__name__}, and needs a list or dict")
+    return list(value)  # A constant of the user's may be changed while the elements run.
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple))
 
 
 def _where(task_id: str, name: str) -> str:

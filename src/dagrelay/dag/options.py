@@ -220,7 +220,7 @@ def _priority(value: Any) -> int:
 def _max_concurrency(value: Any) -> int | None:
     if value is not None and (type(value) is not int or value < 1):
         raise TypeError("it must be a whole number >= 1, or None")
-    return cast("int | None", value)
+    return value
 
 
 def _config(value: Any) -> Mapping[str, Any] | None:

@@ -72,7 +72,9 @@ class PlannedTask:
     config: Tree | None = None
     """Its config with templates compiled; None if it has none."""
     reads: tuple[Read, ...] = ()
-    """What is fetched before the handler runs: all entries that inputs and config read, each once."""
+    """What is fetched before the handler runs: all entries of the run that inputs and config read, each once."""
+    earlier: tuple[Read, ...] = ()
+    """What is fetched of earlier runs before the handler runs, each entry once."""
     expansion: Expansion | None = None
     """How a mapped task gets its elements; None for every other."""
     needs_context: bool

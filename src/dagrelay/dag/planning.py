@@ -239,6 +239,9 @@ class _Planner:
                 if (read.index in mapped) is not read.is_gathered and drafts[read.index] is not None:
                     self._problems.append(self._told_misread(draft.task_id, read))
             if mapped:
+                self._problems += [
+                    self._told_misread(draft.task_id, read) for read in _earlier_of(binding) if read.index in mapped
+                ]
                 expansion = binding.expansion
                 reads = _gathered(binding.reads, mapped)
                 if expansion is not None:
@@ -248,6 +251,11 @@ class _Planner:
 
     def _told_misread(self, task_id: str, read: Read) -> str:
         other = self._written.declarations[read.index].task.id
+        if read.is_previous:
+            return (
+                f"task {task_id!r} reads what task {other!r} had in an earlier run, and it is mapped; in the handler read it by "
+                f"ctx.xcom.of_run(run_id).pull_outputs({other!r})"
+            )
         if read.is_gathered:
             return f"task {task_id!r} reads the outputs of task {other!r}, which is not mapped; read its .output"
         return (
@@ -341,6 +349,10 @@ def _reads_of(binding: Binding) -> tuple[Read, ...]:
     return binding.reads if binding.expansion is None else (*binding.reads, *binding.expansion.reads)
 
 
+def _earlier_of(binding: Binding) -> tuple[Read, ...]:
+    return binding.earlier if binding.expansion is None else (*binding.earlier, *binding.expansion.earlier)
+
+
 def _merged(some: tuple[int, ...], others: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted({*some, *others})) if others else some
 
@@ -413,6 +425,7 @@ def _planned(index: int, draft: _Draft, binding: Binding, upstream: tuple[int, .
         positional=binding.positional,
         config=binding.config,
         reads=binding.reads,
+        earlier=binding.earlier,
         expansion=binding.expansion,
         needs_context=binding.needs_context,
         has_templates=binding.has_templates,
@@ -447,15 +460,17 @@ def _renumber(index_of: Sequence[int]) -> Callable[[Binding], Binding]:
 
     def moved_expansion(expansion: Expansion) -> Expansion:
         axes = tuple(PlannedAxis(sources=moved_inputs(axis.sources), is_zipped=axis.is_zipped) for axis in expansion.axes)
-        return Expansion(axes=axes, reads=tuple(map(moved, expansion.reads)))
+        reads, earlier = tuple(map(moved, expansion.reads)), tuple(map(moved, expansion.earlier))
+        return Expansion(axes=axes, reads=reads, earlier=earlier)
 
     def renumber(binding: Binding) -> Binding:
-        if not _reads_of(binding):
+        if not _reads_of(binding) and not _earlier_of(binding):
             return binding
         return attrs.evolve(
             binding,
             inputs=moved_inputs(binding.inputs),
             reads=tuple(map(moved, binding.reads)),
+            earlier=tuple(map(moved, binding.earlier)),
             expansion=None if binding.expansion is None else moved_expansion(binding.expansion),
         )
 

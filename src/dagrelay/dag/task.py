@@ -39,7 +39,7 @@ Choice: TypeAlias = "Task[Any] | str | Iterable[Task[Any] | str] | None"
 """What the handler of a branch returns."""
 
 
-class Chains(Protocol):
+class _Chains(Protocol):
     """What a task asks of its DAG."""
 
     def chain(self, *steps: NamedTask | str | Iterable[NamedTask | str]) -> None:
@@ -49,7 +49,11 @@ class Chains(Protocol):
 
 def several(step: Any) -> tuple[Any, ...]:
     """Return one thing, or all of an iterable of them, as a tuple."""
-    return tuple(step) if isinstance(step, Iterable) and not isinstance(step, str) else (step,)
+    return tuple(step) if _are_several(step) else (step,)
+
+
+def _are_several(step: object) -> bool:
+    return isinstance(step, Iterable) and not isinstance(step, str)
 
 
 class Task(NamedTask, Generic[R_co]):
@@ -59,7 +63,7 @@ class Task(NamedTask, Generic[R_co]):
     without handing anything on.
     """
 
-    def __init__(self, dag: Chains, task_id: str, handler: Callable[..., Any]) -> None:
+    def __init__(self, dag: _Chains, task_id: str, handler: Callable[..., Any]) -> None:
         """Take its place and its function; use `@dag.task` or `dag.add` instead."""
         super().__init__(task_id, dag)
         self.handler: Final = handler
@@ -137,7 +141,7 @@ class Task(NamedTask, Generic[R_co]):
         ends = [several(leaders), several(followers)]
         if not all(isinstance(end, Task) for group in ends for end in group):
             return NotImplemented
-        cast("Chains", self.owner).chain(*ends)
+        cast("_Chains", self.owner).chain(*ends)
         return result
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -96,8 +96,8 @@ class RunMachine:
         self._is_plain: list[bool] = [
             task.trigger_rule is TriggerRule.ALL_SUCCESS and not task.after_start for task in plan.tasks
         ]
-        # Of each task that follows others by `after_start`: those not started yet; and how many ended without ever starting, which
-        # its trigger rule takes for upstreams.
+        # Of each task that follows others by `after_start`: those not started yet; and how many ended without ever starting,
+        # which its trigger rule takes for upstreams.
         self._unstarted: dict[int, set[int]] = {task.index: set(task.after_start) for task in plan.tasks if task.after_start}
         self._never_started: dict[int, int] = {}
         self._follows: dict[int, frozenset[int]] = {}
@@ -349,9 +349,7 @@ class RunMachine:
 
     # ----------------------------------------------------------------------------------------------------- choices
 
-    def _skip_others(
-        self, index: int, chosen: frozenset[int], commands: list[Command], ended: list[int] | None = None
-    ) -> None:
+    def _skip_others(self, index: int, chosen: frozenset[int], commands: list[Command], ended: list[int] | None = None) -> None:
         """Skip the direct downstreams that a branch has not chosen, and that nothing it has chosen leads to."""
         others = [below for below in self.plan.downstream[index] if below not in chosen]
         for below in others:

@@ -101,7 +101,9 @@ class PauseRequested:
     """No further task shall start; once what runs has ended, the run stops, to be resumed later."""
 
 
-Event: TypeAlias = Begin | AttemptEnded | AttemptStarted | Expanded | RetryDue | CancelRequested | InterruptRequested | PauseRequested
+Event: TypeAlias = (
+    Begin | AttemptEnded | AttemptStarted | Expanded | RetryDue | CancelRequested | InterruptRequested | PauseRequested
+)
 
 
 # -------------------------------------------------------------------------------------------------------------- commands

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dagrelay.dag.plan import Plan
-    from dagrelay.model.records import InstanceKey
     from dagrelay.engine.protocol import TaskProgress
+    from dagrelay.model.records import InstanceKey
 
 __all__ = ("check_unchanged", "downstream_closure", "place_progress")
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from copy import deepcopy
 from enum import StrEnum
 from functools import partial
 from math import inf
-from pathlib import PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -35,32 +33,28 @@ from dagrelay.model.records import ErrorRecord, from_us
 from dagrelay.model.states import TaskState
 from dagrelay.runtime.choices import choose
 from dagrelay.runtime.context import TaskContext
-from dagrelay.runtime.inputs import Inputs, at_hand, fetch
+from dagrelay.runtime.failures import error_record
+from dagrelay.runtime.inputs import Inputs, at_hand, fetch, noted
 from dagrelay.runtime.trampoline import drive, stack_of
 from dagrelay.stores.operations import FinishAttempt, NewEntry, StartAttempt
 from dagrelay.templates import render_tree
 from dagrelay.xcom.door import placed
+from dagrelay.xcom.lineage import Reads, lineage_text
 from dagrelay.xcom.task_xcom import TaskXCom
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterable, Mapping
     from contextvars import Context
 
-    from dagrelay.dag.mapping import Elements
     from dagrelay.dag.plan import PlannedTask
-    from dagrelay.model.policies import MissingPolicy
     from dagrelay.model.records import InstanceKey
-    from dagrelay.runtime.environment import Environment
-    from dagrelay.runtime.timers import Timers
     from dagrelay.runtime.inputs import Values
-    from dagrelay.xcom.run_data import RunData
+    from dagrelay.runtime.run_facts import RunFacts
 
-__all__ = ("CARRIED", "Attempt", "CancelReason", "RunFacts", "SlotKeeper", "error_record")
+__all__ = ("CARRIED", "Attempt", "CancelReason", "SlotKeeper")
 
 _NEVER_RETRIED: Final = (XComTooLargeError, XComSerializationError)
 """What no further attempt mends."""
-_MAX_TRACEBACK_CHARS: Final = 20_000
-_OWN_FOLDER: Final = str(PurePath(__file__).parent.parent)
 
 
 class CancelReason(StrEnum):
@@ -70,34 +64,6 @@ class CancelReason(StrEnum):
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
     RESTARTED = "restarted"
-
-
-@attrs.frozen(kw_only=True)
-class RunFacts:
-    """What all attempts of one run share beside its data."""
-
-    data: RunData
-    """Its values."""
-    params: Mapping[str, Any]
-    """Its params, defaults included."""
-    started_us: int
-    """When it was recorded."""
-    missing: MissingPolicy
-    """What a missing value means in a template, where the task does not say."""
-    max_chars: int
-    """Characters that a rendered text may have."""
-    max_map_length: int
-    """Elements that a mapped task may have."""
-    elements: dict[int, Elements] = attrs.field(factory=dict[int, "Elements"])
-    """What tasks expanded in this part of the run are mapped over, by topological index."""
-    context: Context
-    """The context variables of whoever started it."""
-    environment: Environment
-    """Clock and chance."""
-    timers: Timers
-    """Timeouts."""
-    threads: anyio.CapacityLimiter
-    """Worker threads for sync handlers."""
 
 
 class SlotKeeper(Protocol):
@@ -141,6 +107,8 @@ class Attempt:
     _is_start_written = False
     _deadline: float = inf
     _handler: Coroutine[Any, Any, Any] | None = None
+    _inputs_read: list[str] | None = None
+    _reads: Reads | None = None
 
     def __init__(
         self,
@@ -223,6 +191,17 @@ class Attempt:
             self.run.threads.total_tokens -= threads
             await keeper.regain_slot(self)  # noqa: ASYNC102, ASYNC119 - it shields itself from all but the attempt's cancellation
 
+    def note_reads(self, texts: Iterable[str]) -> None:
+        """Have reads of the handler stored with the outcome."""
+        if self._reads is None:
+            self._reads = Reads(self._inputs_read or ())
+        self._reads.note(texts)
+
+    def _lineage(self) -> str | None:
+        if self._reads is not None:
+            return self._reads.text()
+        return lineage_text(self._inputs_read) if self._inputs_read else None
+
     def cancel(self, reason: CancelReason) -> None:
         """Cancel the handler. The first reason stands; later ones change nothing."""
         if not self.is_over:
@@ -280,11 +259,12 @@ class Attempt:
         run, task = self.run, self.task
         try:
             values: Values = {}
-            if task.reads:
+            if task.reads or task.earlier:
                 values, missing = at_hand(run.data, task.reads)
-                if missing:
+                if missing or task.earlier:
                     self._suspended()
-                    values.update(await fetch(run.data, missing))
+                    values.update(await fetch(run.data, missing, task.earlier))
+                self._inputs_read = noted(run.data, values)
             args, kwargs = self._fill(values)
         except DagrelayError as error:
             raise _InputError(error) from error
@@ -317,9 +297,7 @@ class Attempt:
                 )
             context = self._context(config)
         elements = () if self.instance.map_index is None else run.elements[self.index].at(self.instance.map_index)
-        return fill(
-            task, inputs, context=context, params=run.params, missing=missing, max_chars=run.max_chars, elements=elements
-        )
+        return fill(task, inputs, context=context, params=run.params, missing=missing, max_chars=run.max_chars, elements=elements)
 
     def _facts(self) -> dict[tuple[str, str], Any]:
         run = self.run
@@ -445,6 +423,7 @@ class Attempt:
             failures=self._failures if failures is None else failures,
             interruptions=self._interruptions if interruptions is None else interruptions,
             follows=follows,
+            lineage=self._lineage(),
         )
 
     def _hand_in(self, outcome: FinishAttempt) -> bool:
@@ -492,29 +471,3 @@ class _InputError(Exception):
     def __init__(self, original: DagrelayError) -> None:
         self.original = original
         super().__init__(original)
-
-
-def error_record(error: BaseException) -> ErrorRecord:
-    """Return an exception as text: from the handler's frame on, bounded, and safe from a failing `__str__`."""
-    try:
-        message = str(error)
-    except BaseException as failure:  # noqa: ASYNC103, BLE001 - a hostile __str__ must not hide the error being told, nor end its host
-        message = f"(its __str__ raised {type(failure).__name__})"
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER):
-        trace = trace.tb_next
-    try:
-        # Without a frame of the user's there is nothing to trace: the message says it all.
-        lines = [] if trace is None else traceback.format_exception(type(error), error, trace)
-    except BaseException:  # noqa: ASYNC103, BLE001 - as above
-        lines = []
-    text = "".join(lines)
-    if len(text) > _MAX_TRACEBACK_CHARS:
-        text = f"{text[: _MAX_TRACEBACK_CHARS // 2]}\n[...]\n{text[-_MAX_TRACEBACK_CHARS // 2 :]}"
-    return ErrorRecord(
-        type=type(error).__qualname__, message=_storable(message[:_MAX_TRACEBACK_CHARS]), traceback=_storable(text)
-    )
-
-
-def _storable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()  # A lone surrogate is no text that a store can keep.

@@ -31,7 +31,7 @@ def find_circle(plan: Plan, machine: RunMachine, waiting: Waiting) -> tuple[Wait
         if following is None:
             return waiter, f"nothing that still runs will bring it; task {waiter.awaited.task_id!r} has not started"
         waiter = following
-    circle = [each for each in list(way.values())[list(way).index(waiter.waiting) :]]
+    circle = list(way.values())[list(way).index(waiter.waiting) :]
     told = [f"task {each.waiting.task_id!r} waits for {each.awaited.task_id!r}" for each in circle]
     if len(told) > _MOST_SHOWN:
         told[_MOST_SHOWN - 1 :] = [f"({len(told) - _MOST_SHOWN + 1:,} more)"]

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dagrelay.dag.mapping import split
 from dagrelay.model.records import from_us
-from dagrelay.runtime.inputs import Inputs, at_hand, fetch
+from dagrelay.runtime.inputs import Inputs, at_hand, fetch, noted
+from dagrelay.xcom.lineage import lineage_text
 
 if TYPE_CHECKING:
     from dagrelay.dag.mapping import Elements
-    from dagrelay.runtime.attempt import RunFacts
     from dagrelay.runtime.inputs import Values
+    from dagrelay.runtime.run_facts import RunFacts
 
-__all__ = ("elements_at_hand", "read_elements")
+__all__ = ("Split", "elements_at_hand", "read_elements")
 
 
-def elements_at_hand(run: RunFacts, index: int, attempt: int) -> Elements | None:
+class Split(NamedTuple):
+    """What a mapped task is mapped over."""
+
+    elements: Elements
+    lineage: str | None
+    """What was read for it."""
+
+
+def elements_at_hand(run: RunFacts, index: int, attempt: int) -> Split | None:
     """Return the elements of a task if all that it takes is in memory; None if something has to be read.
 
     Raises:
@@ -25,10 +34,10 @@ def elements_at_hand(run: RunFacts, index: int, attempt: int) -> Elements | None
     expansion = run.data.plan.tasks[index].expansion
     assert expansion is not None
     values, missing = at_hand(run.data, expansion.reads)
-    return None if missing else _split(run, index, attempt, values)
+    return None if missing or expansion.earlier else _split(run, index, attempt, values)
 
 
-async def read_elements(run: RunFacts, index: int, attempt: int) -> Elements:
+async def read_elements(run: RunFacts, index: int, attempt: int) -> Split:
     """Return the elements of a task.
 
     Raises:
@@ -40,11 +49,11 @@ async def read_elements(run: RunFacts, index: int, attempt: int) -> Elements:
     expansion = run.data.plan.tasks[index].expansion
     assert expansion is not None
     values, missing = at_hand(run.data, expansion.reads)
-    values.update(await fetch(run.data, missing))
+    values.update(await fetch(run.data, missing, expansion.earlier))
     return _split(run, index, attempt, values)
 
 
-def _split(run: RunFacts, index: int, attempt: int, values: Values) -> Elements:
+def _split(run: RunFacts, index: int, attempt: int, values: Values) -> Split:
     task = run.data.plan.tasks[index]
     facts = {
         ("run", "id"): run.data.book.run_id,
@@ -55,7 +64,7 @@ def _split(run: RunFacts, index: int, attempt: int, values: Values) -> Elements:
         ("task", "map_index"): None,
     }
     inputs = Inputs(run.data, values, params=run.params, facts=facts if task.has_templates else {})
-    return split(
+    elements = split(
         task,
         inputs,
         params=run.params,
@@ -63,3 +72,4 @@ def _split(run: RunFacts, index: int, attempt: int, values: Values) -> Elements:
         max_chars=run.max_chars,
         max_length=run.max_map_length,
     )
+    return Split(elements, lineage_text(noted(run.data, values)))

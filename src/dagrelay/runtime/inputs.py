@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from dagrelay.dag.inputs import Read
 from dagrelay.model.missing import MISSING
-from dagrelay.model.records import InstanceKey
 from dagrelay.stores.base import Lookup
 from dagrelay.templates import missing_key_hint
+from dagrelay.xcom.cache import Resident
+from dagrelay.xcom.lineage import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dagrelay.errors import XComNotFoundError
+    from dagrelay.model.records import InstanceKey
+    from dagrelay.stores.base import StoredEntry
     from dagrelay.templates import Expression
     from dagrelay.xcom.cache import Encoded
     from dagrelay.xcom.run_data import RunData
 
-__all__ = ("Inputs", "Values", "at_hand", "fetch")
+__all__ = ("Inputs", "Values", "at_hand", "fetch", "noted")
 
-Values: TypeAlias = "dict[Read, Encoded | list[Encoded | None] | None]"
+Values: TypeAlias = "dict[Read, Encoded | list[Encoded | None] | Earlier | None]"
 """What was read: encoded, None where there is no such entry; of all elements of a mapped task a list by map index."""
+
+
+class Earlier(NamedTuple):
+    """A value of an earlier run."""
+
+    run_id: str
+    entry: StoredEntry
 
 
 def at_hand(data: RunData, reads: tuple[Read, ...]) -> tuple[Values, list[Read]]:
@@ -59,25 +69,51 @@ def _gathered_at_hand(data: RunData, read: Read) -> list[Encoded | None] | None:
     return found
 
 
-async def fetch(data: RunData, reads: Sequence[Read]) -> Values:
+async def fetch(data: RunData, reads: Sequence[Read], earlier: Sequence[Read] = ()) -> Values:
     """Return the encoded values of `reads`, None where there is none, from the store as well; one read for all.
+
+    What is wanted of earlier runs is read in the same go, each by a search of its own.
 
     Cancellation: nothing is left behind.
     """
+    values: Values = {}
+    for read in earlier:
+        run_id, task_id, _ = data.instances[read.index]
+        rows = await data.store.previous(data.plan.dag_id, task_id, read.key, before_run=run_id, limit=1)
+        values[read] = Earlier(*rows[0]) if rows else None
+    if not reads:
+        return values
     slots_seen = data.book.slots_seen
     wanted: list[Lookup] = []
     counts: list[int] = []
     for read in reads:
-        instances: Sequence[InstanceKey] = (
-            data.elements_of(read.index) if read.is_gathered else (data.instances[read.index],)
-        )
+        instances: Sequence[InstanceKey] = data.elements_of(read.index) if read.is_gathered else (data.instances[read.index],)
         wanted += [Lookup(instance=instance, key=read.key, slots=slots_seen(instance)) for instance in instances]
         counts.append(len(instances))
     found = iter(await data.broker.find(wanted))
-    values: Values = {}
     for read, count in zip(reads, counts, strict=True):
         values[read] = list(islice(found, count)) if read.is_gathered else next(found)
     return values
+
+
+def noted(data: RunData, values: Values) -> list[str]:
+    """Return what was found, for the attempt's lineage. It is made for every attempt, and costs next to nothing."""
+    texts: list[str] = []
+    for read, found in values.items():
+        if found is None:
+            continue
+        instance = data.instances[read.index]
+        if isinstance(found, Resident):
+            texts.append(read_text(instance.task_id, found.slot, read.key))
+        elif isinstance(found, Earlier):
+            texts.append(read_text(instance.task_id, found.entry.slot, read.key, None, found.run_id))
+        elif isinstance(found, list):
+            texts.append(read_text(instance.task_id, None, read.key))
+        else:  # Accepted, and not committed yet: it was found where it was looked for first.
+            slots = data.book.slots_seen(instance)
+            assert slots is not None
+            texts.append(read_text(instance.task_id, slots[0], read.key))
+    return texts
 
 
 class Inputs:
@@ -100,13 +136,16 @@ class Inputs:
         self._values = values
         self._params = params
         self._facts = facts
-        self._shared: dict[tuple[str, str], Any] = {}
+        self._shared: dict[tuple[str, ...], Any] = {}
+        self._with_holes: set[tuple[str, str]] = set()
 
     def read(self, read: Read) -> Any:
         """Return a fresh copy of a value, or MISSING; of a gathered one a list, with MISSING for elements without."""
         found = self._values.get(read)
         if found is None:
             return MISSING
+        if isinstance(found, Earlier):
+            return self._decode(found.entry.serializer, found.entry.value)
         if isinstance(found, list):
             return [MISSING if each is None else self._decode(each.serializer, each.value) for each in found]
         return self._decode(found.serializer, found.value)
@@ -115,7 +154,12 @@ class Inputs:
         """Return what an expression of a template starts from, or MISSING."""
         match expression.root:
             case "xcom":
-                return self._xcom(expression.task_id, expression.key)
+                value = self._xcom(expression.task_id, expression.key)
+                # A list with holes is nothing that a template could tell from a whole one; each element it has is there, though.
+                is_whole = (expression.task_id, expression.key) not in self._with_holes
+                return value if is_whole or _element_named(expression) is not None else MISSING
+            case "previous":
+                return self._previous(expression)
             case "params":
                 return self._params.get(expression.names[0], MISSING)
             case root:
@@ -129,8 +173,15 @@ class Inputs:
             if value is MISSING:
                 value = self.read(Read(index, key, is_gathered=True))
                 if value is not MISSING and any(each is MISSING for each in value):
-                    value = MISSING  # A list with holes is nothing that a template could tell from a whole one.
+                    self._with_holes.add(place)
             self._shared[place] = value
+        return self._shared[place]
+
+    def _previous(self, expression: Expression) -> Any:
+        place = ("previous", expression.task_id, expression.key)
+        if place not in self._shared:
+            index = self._data.plan.index[expression.task_id]
+            self._shared[place] = self.read(Read(index, expression.key, is_previous=True))
         return self._shared[place]
 
     def read_missing(self, read: Read, map_index: int | None = None) -> XComNotFoundError:
@@ -139,13 +190,28 @@ class Inputs:
 
     def expression_missing(self, expression: Expression) -> XComNotFoundError | None:
         """Return the error for an expression whose value is not there; None if it is there, and has nothing at its path."""
-        if expression.root != "xcom" or self.get(expression) is not MISSING:
+        hole = self._hole_met(expression) if expression.root == "xcom" else None
+        if expression.root not in {"xcom", "previous"} or (hole is None and self.get(expression) is not MISSING):
             return None
         where = f"the template needs {{{{ {expression.source} }}}}"
+        if expression.root == "previous":
+            return self._data.no_earlier(expression.task_id, expression.key, hint=f"{where}; the first run takes `| default(...)`")
         hint = missing_key_hint(expression)
         index = self._data.plan.index[expression.task_id]
+        return self._data.not_found(index, expression.key, map_index=hole, hint=f"{where}; {hint}" if hint else where)
+
+    def _hole_met(self, expression: Expression) -> int | None:
+        """Return the map index of the first element that is asked for in vain; None if that is not why nothing was found."""
+        index = self._data.plan.index[expression.task_id]
         found = self._values.get(Read(index, expression.key, is_gathered=True))
-        hole = next((place for place, each in enumerate(found) if each is None), None) if isinstance(found, list) else None
-        return self._data.not_found(
-            index, expression.key, map_index=hole, hint=f"{where}; {hint}" if hint else where
-        )
+        if not isinstance(found, list):
+            return None
+        named = _element_named(expression)
+        if named is None:
+            return next((place for place, each in enumerate(found) if each is None), None)
+        return named % len(found) if -len(found) <= named < len(found) and found[named] is None else None
+
+
+def _element_named(expression: Expression) -> int | None:
+    first = expression.path[0] if expression.path else None
+    return first if isinstance(first, int) else None

@@ -18,8 +18,8 @@ from dagrelay.errors import DAGChangedError, RunIdConflictError, RunNotFoundErro
 from dagrelay.model.policies import Durability
 from dagrelay.model.records import InstanceKey, to_us
 from dagrelay.model.states import LIVE_TASK_STATES, RunState, TaskState
-from dagrelay.runtime.attempt import RunFacts
 from dagrelay.runtime.leftovers import settle
+from dagrelay.runtime.run_facts import RunFacts
 from dagrelay.runtime.scheduler import Scheduler, TaskEnd
 from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, CreateRun, DeleteEntries, ReopenRun, SetRunState, StoredPlan
 from dagrelay.xcom.run_data import RunData
@@ -98,17 +98,7 @@ async def reopen(
     """
     run = image.stored.run
     cleared = _instances_to_clear(plan, image, clear_from)
-    states = {
-        each.instance.task_id: each.state
-        for each in image.instances
-        if each.instance.map_index is None and each.instance not in cleared
-    }
-    try:
-        check_unchanged(run.run_id, image.plan.body, plan, states)
-    except DAGChangedError:
-        raise
-    except (LookupError, ValueError, TypeError, RecursionError) as error:
-        raise StoreCorruptError(services.store.name, f"the plan of run {run.run_id!r} can't be understood: {error!r}") from error
+    _check_plan(services, plan, image, cleared)
     book = await services.broker.book(run.run_id)
     book.dag_id = plan.dag_id
     # A scheduler of this process may not have been able to record what ended, as the store failed.
@@ -131,17 +121,18 @@ async def reopen(
             index = plan.index.get(each.instance.task_id)
             if index is not None and plan.tasks[index].kind in OUTSIDE_KINDS and each.state is not TaskState.CANCELLED:
                 # What was given to it was for the time before; it waits anew.
-                await services.broker.write(forget_given(each.instance, at_us=at_us, seq=book.next_seq()), book)
+                await services.broker.write(_forget_given(each.instance, at_us=at_us, seq=book.next_seq()), book)
             continue
         if each.state is TaskState.SUCCESS:
             book.note_success(each.instance, each.attempt)
         elif each.state is TaskState.FAILED:
             book.note_failure(each.instance, each.attempt)
-    known = {each.instance: _progress(plan, each, image, cleared) for each in image.instances}
+    # A whole that was cancelled and runs again keeps its length, as long as it has elements that ended and hold.
+    kept = [each.instance for each in image.instances if each.instance not in cleared]
+    held = {instance.task_id for instance in kept if instance.map_index is not None}
+    known = {each.instance: _progress(plan, each, image, cleared, held) for each in image.instances}
     progress, elements = place_progress(plan, known)
-    machine = RunMachine(
-        plan, progress=progress, elements=elements, max_interruptions=services.limits.max_interruptions
-    )
+    machine = RunMachine(plan, progress=progress, elements=elements, max_interruptions=services.limits.max_interruptions)
     params = {**plan.params, **json.loads(image.stored.params)}
     created_us = to_us(run.created_at)
     ends = {
@@ -149,12 +140,26 @@ async def reopen(
         for index, end in task_ends(plan, image.instances).items()
     }
     element_ends = element_ends_of(plan, image.instances)
-    return _scheduler(
-        services, plan, book, machine, ends=ends, element_ends=element_ends, params=params, created_us=created_us
-    )
+    return _scheduler(services, plan, book, machine, ends=ends, element_ends=element_ends, params=params, created_us=created_us)
 
 
-def forget_given(instance: InstanceKey, *, at_us: int, seq: int) -> DeleteEntries:
+def _check_plan(services: Services, plan: Plan, image: RunImage, cleared: Container[InstanceKey]) -> None:
+    """Check that a stored run can go on with a plan."""
+    run_id = image.stored.run.run_id
+    states = {
+        each.instance.task_id: each.state
+        for each in image.instances
+        if each.instance.map_index is None and each.instance not in cleared
+    }
+    try:
+        check_unchanged(run_id, image.plan.body, plan, states)
+    except DAGChangedError:
+        raise
+    except (LookupError, ValueError, TypeError, RecursionError) as error:
+        raise StoreCorruptError(services.store.name, f"the plan of run {run_id!r} can't be understood: {error!r}") from error
+
+
+def _forget_given(instance: InstanceKey, *, at_us: int, seq: int) -> DeleteEntries:
     """Return what deletes the value that was given to a task from outside."""
     return DeleteEntries(
         run_id=instance.run_id,
@@ -224,16 +229,17 @@ def _instances_to_clear(plan: Plan, image: RunImage, clear_from: str | None) -> 
     if clear_from is not None:
         again = {plan.task_ids[index] for index in downstream_closure(plan, plan.index[clear_from])}
     return {
-        each.instance: None
-        for each in image.instances
-        if each.state is TaskState.CANCELLED or each.instance.task_id in again
+        each.instance: None for each in image.instances if each.state is TaskState.CANCELLED or each.instance.task_id in again
     }
 
 
-def _progress(plan: Plan, each: StoredInstance, image: RunImage, cleared: Container[InstanceKey]) -> TaskProgress:
+def _progress(
+    plan: Plan, each: StoredInstance, image: RunImage, cleared: Container[InstanceKey], held: Container[str]
+) -> TaskProgress:
     attempt = max(each.attempt, image.highest_attempts.get(each.instance, 0))
     if each.instance in cleared:
-        return TaskProgress(state=TaskState.PENDING, attempt=attempt)
+        length = each.length if each.instance.task_id in held else None
+        return TaskProgress(state=TaskState.PENDING, attempt=attempt, length=length)
     lost = each.state in LIVE_TASK_STATES
     return TaskProgress(
         state=TaskState.INTERRUPTED if lost else each.state,

@@ -1,4 +1,4 @@
-"""Tasks whose values come from outside: they hold no slot, and wait, over restarts too, until the value is stored or time is up."""
+"""Tasks whose values come from outside: without a slot they wait, over restarts too, until the value is there or time is up."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import attrs
 
 from dagrelay.errors import DagrelayError, StaleAttemptError, StoreError, TaskTimeoutError
 from dagrelay.model.states import TaskState
-from dagrelay.runtime.attempt import error_record
+from dagrelay.runtime.failures import error_record
 from dagrelay.stores.base import Lookup
 from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, FinishAttempt, StartAttempt
 
 if TYPE_CHECKING:
     from dagrelay.model.records import ErrorRecord
-    from dagrelay.runtime.attempt import RunFacts
+    from dagrelay.runtime.run_facts import RunFacts
     from dagrelay.runtime.sides import SideReports
     from dagrelay.runtime.timers import Timer
 

@@ -35,7 +35,8 @@ from dagrelay.stores.base import RunQuery, StoreStatistics, SupportsBackup
 from dagrelay.stores.memory import MemoryStore
 from dagrelay.stores.operations import DeleteRun
 from dagrelay.stores.sqlite.store import SqliteStore
-from dagrelay.xcom.broker import Broker, BrokerStatistics
+from dagrelay.xcom.broker import Broker
+from dagrelay.xcom.broker_statistics import BrokerStatistics
 from dagrelay.xcom.door import Door
 from dagrelay.xcom.manager import XComManager
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, assert_never
 
 import anyio
 import attrs
@@ -42,14 +42,14 @@ from dagrelay.runtime.wholes import Wholes
 from dagrelay.stores.operations import FinishAttempt, MarkInstance, PruneRuns, SetRunState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from anyio.abc import TaskGroup
 
     from dagrelay.engine.machine import RunMachine
     from dagrelay.runtime.admission import Admission
-    from dagrelay.runtime.attempt import RunFacts
     from dagrelay.runtime.hosting import Hosting
+    from dagrelay.runtime.run_facts import RunFacts
     from dagrelay.runtime.timers import Timer
 
 __all__ = ("Scheduler", "TaskEnd")
@@ -108,7 +108,9 @@ class _Pause:
     pass
 
 
-_Message: TypeAlias = _Begin | _Outcomes | _StoreFailed | _AttemptStarted | _Expanded | _AttemptLost | _Retry | _Cancel | _Interrupt | _Pause
+_Message: TypeAlias = (
+    _Begin | _Outcomes | _StoreFailed | _AttemptStarted | _Expanded | _AttemptLost | _Retry | _Cancel | _Interrupt | _Pause
+)
 
 _REASONS = {TaskState.CANCELLED: CancelReason.CANCELLED, TaskState.INTERRUPTED: CancelReason.INTERRUPTED}
 
@@ -428,7 +430,7 @@ class Scheduler:
             # A queued attempt leaves no trace: its number is simply not used.
             self._post(_AttemptLost(queued.unit, state))
 
-    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have something done beside, which ends with the run."""
         if self._task_group is not None:
             self._task_group.start_soon(work)

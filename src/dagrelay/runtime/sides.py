@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
 __all__ = ("SideReports",)
 
@@ -22,5 +22,5 @@ class SideReports:
     """A task's end could not be recorded."""
     interrupt: Callable[[BaseException], None]
     """The store failed, and the run with it."""
-    spawn: Callable[[Callable[[], Awaitable[None]]], None]
+    spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
     """Have something done beside, until the run ends."""

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from dagrelay.errors import DagrelayError, StoreError, XComTypeError
 from dagrelay.model.states import TaskState
-from dagrelay.runtime.attempt import error_record
 from dagrelay.runtime.expansion import elements_at_hand, read_elements
+from dagrelay.runtime.failures import error_record
 from dagrelay.stores.operations import FinishAttempt, StartAttempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dagrelay.dag.mapping import Elements
-    from dagrelay.runtime.attempt import RunFacts
+    from dagrelay.runtime.expansion import Split
+    from dagrelay.runtime.run_facts import RunFacts
     from dagrelay.runtime.sides import SideReports
 
 __all__ = ("Wholes",)
@@ -45,43 +45,45 @@ class Wholes:
         self._reports = reports
         self._on_expanded = on_expanded
         self._starts: dict[int, StartAttempt] = {}
+        self._lineages: dict[int, str | None] = {}
         self.being_read: int = 0
         """Tasks of which what they are mapped over is being read."""
 
     def expand(self, index: int, attempt: int) -> None:
         """Split what a task is mapped over: at once if it is in memory, as it mostly is, since it was just handed on."""
         try:
-            elements = elements_at_hand(self._facts, index, attempt)
+            split = elements_at_hand(self._facts, index, attempt)
         except DagrelayError as error:
             self._fail(index, attempt, error)
             return
-        if elements is not None:
-            self._take(index, attempt, elements)
+        if split is not None:
+            self._take(index, attempt, split)
         else:
             self.being_read += 1
             self._reports.spawn(partial(self._read, index, attempt))
 
     async def _read(self, index: int, attempt: int) -> None:
         try:
-            elements = await read_elements(self._facts, index, attempt)
+            split = await read_elements(self._facts, index, attempt)
         except StoreError as error:
             self._reports.interrupt(error)
             self._reports.lost(index)
         except DagrelayError as error:
             self._fail(index, attempt, error)
         else:
-            self._take(index, attempt, elements)
+            self._take(index, attempt, split)
         finally:
             self.being_read -= 1
 
-    def _take(self, index: int, attempt: int, elements: Elements) -> None:
-        data = self._facts.data
+    def _take(self, index: int, attempt: int, split: Split) -> None:
+        data, elements = self._facts.data, split.elements
         length, known, instance = elements.length, self._lengths.get(index), data.instances[index]
         if known is not None and known != length:
             changed = f"task {instance.task_id!r} was mapped over {known:,} elements, and is now over {length:,}; retry it"
             self._fail(index, attempt, XComTypeError(changed))
             return
         self._facts.elements[index] = elements
+        self._lineages[index] = split.lineage
         start = StartAttempt(
             instance=instance,
             attempt=attempt,
@@ -119,6 +121,7 @@ class Wholes:
             seq=data.book.next_seq(),
             error=None if error is None else error_record(error),
             failures=int(error is not None),
+            lineage=self._lineages.pop(index, None),
         )
         if not data.broker.hand_in(data.book, outcome, is_start_written=start is not None):
             self._reports.lost(index)

@@ -11,7 +11,6 @@ import copy
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import anyio
-import attrs
 
 from dagrelay.actors.mailbox import Mailbox, MailboxClosed
 from dagrelay.actors.reply import Reply
@@ -40,8 +39,10 @@ from dagrelay.stores.operations import (
 )
 from dagrelay.xcom.batch import MAX_BATCH_OPERATIONS, Barrier, Message, Request, entries_of, split
 from dagrelay.xcom.books import Books
-from dagrelay.xcom.cache import Resident, ValueCache
+from dagrelay.xcom.broker_statistics import BrokerStatistics
+from dagrelay.xcom.cache import ValueCache
 from dagrelay.xcom.door import placed
+from dagrelay.xcom.finding import Finder
 from dagrelay.xcom.followers import Followers
 from dagrelay.xcom.reading import Reader
 from dagrelay.xcom.room import Room
@@ -49,16 +50,15 @@ from dagrelay.xcom.room import Room
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dagrelay.actors.mailbox import MailboxStatistics
     from dagrelay.model.events import Event
     from dagrelay.model.policies import Limits
     from dagrelay.model.records import InstanceKey
     from dagrelay.stores.base import Lookup, Store
     from dagrelay.stores.operations import NewEntry
     from dagrelay.xcom.book import RunBook, RunReports
-    from dagrelay.xcom.cache import CacheStatistics, Encoded
+    from dagrelay.xcom.cache import Encoded
 
-__all__ = ("FATAL_ERRORS", "Broker", "BrokerStatistics", "Lost", "copy_of")
+__all__ = ("FATAL_ERRORS", "Broker", "Lost", "copy_of")
 
 FATAL_ERRORS: Final = (StaleOwnerError, StoreVanishedError, StoreCorruptError, StoreClosedError)
 """After one of these the store can't be trusted with anything more; after any other (a full disk, say) it can be tried again."""
@@ -68,26 +68,6 @@ _STOPPED: Final = frozenset({RunState.INTERRUPTED, RunState.CANCELLED})
 
 ErrorT = TypeVar("ErrorT", bound=DagrelayError)
 Lost: TypeAlias = "dict[RunBook, list[FinishAttempt]]"
-
-
-@attrs.frozen(kw_only=True)
-class BrokerStatistics:
-    """What the broker has done and holds."""
-
-    mailbox: MailboxStatistics
-    """Operations accepted and not yet taken into a batch."""
-    reader: MailboxStatistics
-    """Lookups not yet read."""
-    cache: CacheStatistics
-    """Values at hand."""
-    batches: int
-    """Batches committed."""
-    operations: int
-    """Operations committed."""
-    pending_bytes: int
-    """Bytes of values accepted and not yet committed."""
-    live_runs: int
-    """Runs running in this runtime."""
 
 
 class Broker:
@@ -105,6 +85,7 @@ class Broker:
         self._store = store
         self.cache: ValueCache = ValueCache(limits.cache_bytes)
         self.reader: Reader = Reader(store, mailbox_capacity=limits.mailbox_capacity)
+        self._finder = Finder(self.cache, self.reader)
         self._mailbox: Mailbox[Message] = Mailbox("broker", limits.mailbox_capacity)
         self._books = Books(store, limits.max_run_xcom_bytes)
         self._followers = Followers(limits.mailbox_capacity)
@@ -275,31 +256,7 @@ class Broker:
 
         Cancellation: nothing is left behind.
         """
-        found: list[Encoded | None] = [
-            self.cache.get((look.instance, look.slots[0], look.key)) if look.slots else None for look in wanted
-        ]
-        places = [place for place, value in enumerate(found) if value is None]
-        if not places:
-            return found
-        missing = [wanted[place] for place in places]
-        with self.cache.reading((look.instance, look.slots[0], look.key) for look in missing if look.slots) as keep:
-            stored = await self.reader.lookup(missing)
-            for place, look, entry in zip(places, missing, stored, strict=True):
-                value = None if entry is None else Resident(entry.value, entry.serializer)
-                found[place] = self._overlaid(look, None if entry is None else entry.slot) or value
-                if entry is not None and value is not None:
-                    keep((look.instance, entry.slot, look.key), value)
-        return found
-
-    def _overlaid(self, look: Lookup, found_slot: int | None) -> Encoded | None:
-        """Return a value that awaits its commit and stands under a slot before, or equal to, the stored one's."""
-        for slot in look.slots or ():
-            value = self.cache.pending((look.instance, slot, look.key))
-            if value is not None:
-                return value
-            if slot == found_slot:
-                return None
-        return None
+        return await self._finder.find(wanted)
 
     # -------------------------------------------------------------------------------------------------------- loop
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NewType
 import attrs
 import pytest
 
-from dagrelay.dag.filling import fill
 from dagrelay.dag.definition import DAG
+from dagrelay.dag.filling import fill
 from dagrelay.dag.inputs import ConstantInput, ContextInput, ParamInput, Read, ReferenceInput, TemplateInput, TreeInput
 from dagrelay.dag.references import template
 from dagrelay.errors import DAGValidationError, MissingReferenceError, XComNotFoundError, XComTypeError

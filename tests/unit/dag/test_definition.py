@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from dagrelay.dag.definition import DAG
-from dagrelay.dag.task import AsyncTask, SyncTask, Task
 from dagrelay.dag.references import template
+from dagrelay.dag.task import AsyncTask, SyncTask, Task
 from dagrelay.errors import DAGValidationError, InvalidIdError
 from dagrelay.model.policies import Limits
 
@@ -135,7 +135,7 @@ def test_an_unknown_option_is_refused_at_once_with_a_near_name() -> None:
     dag, options = DAG("d"), {"retrys": 3}
 
     with pytest.raises(
-        TypeError, match=r"task\(\): no such option: 'retrys' \(did you mean 'retries'\?\); there are auto_push, "
+        TypeError, match=r"task\(\): no such option: 'retrys' \(did you mean 'retries'\?\); there are after_start, auto_push, "
     ):
         dag.task(**options)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match=r"add\(\): no such option: 'retrys'"):

@@ -67,7 +67,7 @@ def test_a_plan_is_in_topological_order_and_otherwise_in_that_of_definition() ->
     assert plan.downstream == ((1, 2), (2, 3), (3,), ())
     assert plan.leaves == (3,)
     assert plan.tasks[3].reads == (Read(1, "return_value"), Read(2, "return_value"))
-    assert [each.read for each in plan.tasks[3].inputs if isinstance(each, ReferenceInput)] == [(1, "return_value")]
+    assert [each.read for each in plan.tasks[3].inputs if isinstance(each, ReferenceInput)] == [Read(1, "return_value")]
     assert (plan.dag_id, plan.tags, plan.max_concurrency, plan.params) == ("d", ("x",), 7, {"p": 1})
     assert plan.body == b'[["z","plain",[]],["b","plain",[0]],["a","plain",[0,1]],["take","plain",[1,2]]]'
     assert len(plan.fingerprint) == 64
@@ -202,7 +202,7 @@ def test_every_problem_is_told_at_once() -> None:
     assert problems(dag) == (
         (
             "defaults: no such option: 'retry' (did you mean 'retries'?); there are auto_push, config, description, missing, "
-            "multiple_outputs, retries, serializer, timeout_s, trigger_rule"
+            "multiple_outputs, pool, priority, retries, serializer, timeout_s, trigger_rule"
         ),
         "defaults: timeout_s=-1: it must be a finite number of seconds > 0, or None",
         "max_concurrency=0: it must be a whole number >= 1, or None",

@@ -8,6 +8,7 @@ from dagrelay.dag.plan import TaskKind, body_of
 from dagrelay.engine.protocol import TaskProgress
 from dagrelay.engine.recovery import check_unchanged, downstream_closure, place_progress
 from dagrelay.errors import DAGChangedError
+from dagrelay.model.records import InstanceKey
 from dagrelay.model.states import TaskState
 from tests.unit.engine.graphs import draw
 
@@ -70,7 +71,11 @@ def test_progress_is_placed_by_the_new_plans_indices() -> None:
     """What the plan no longer has is left out."""
     known = TaskProgress(state=S.SUCCESS, attempt=1)
     plan = draw("x > a")
-    assert place_progress(plan, [("a", known), ("gone", known)]) == {plan.index["a"]: known}
+    whole, element, gone = InstanceKey("r", "a"), InstanceKey("r", "a", 3), InstanceKey("r", "gone")
+    assert place_progress(plan, dict.fromkeys([whole, element, gone], known)) == (
+        {plan.index["a"]: known},
+        {plan.index["a"]: {3: known}},
+    )
 
 
 def test_the_closure_is_a_task_and_all_below_it() -> None:
