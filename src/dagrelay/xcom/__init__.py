@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dagrelay.xcom.consuming import XComStream as XComStream
 from dagrelay.xcom.manager import XComManager as XComManager
 from dagrelay.xcom.task_xcom import TaskXCom as TaskXCom
 from dagrelay.xcom.templates import resolve_templates as resolve_templates
 
-__all__ = ("TaskXCom", "XComManager", "resolve_templates")
+__all__ = ("TaskXCom", "XComManager", "XComStream", "resolve_templates")

@@ -1,7 +1,7 @@
 """One stream as all who take part in it see it: how far it has come, who reads it, and how far ahead its producer may be.
 
-A channel knows what was accepted and what is on disk. Readers are handed only what is on disk, and they read it from there: of the
-items themselves a channel holds none, so that memory stays flat however long a stream is.
+A channel knows what was accepted and what is on disk. Readers are handed only what is on disk, and read it from there: a channel
+holds none of the items, so that memory stays flat however long a stream is.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 import anyio.lowlevel
@@ -100,8 +101,8 @@ class HeldWrites:
 class XComStream(Generic[T]):
     """The items of a stream, in order, as long as its producer appends; made by `ctx.xcom.stream`, which tells the rest.
 
-    One task iterates over it at a time. Leaving its loop early lets the producer go on without this reader: at once, where nothing
-    else refers to the iterator, or by `aclose`, which is also the exit of `async with`.
+    One task iterates over it at a time. Leaving its loop early lets the producer go on without this reader: at once, if
+    nothing else refers to the iterator, or by `aclose`, which is also the exit of `async with`.
     """
 
     def __init__(self, reading: Reading) -> None:
@@ -143,8 +144,9 @@ class XComStream(Generic[T]):
         self._reading.leave()
 
     def __del__(self) -> None:
-        """Leave the stream, as nobody can ask for more."""
-        self._reading.leave()
+        """Leave the stream, as nobody can ask for more; not if another thread collects it, which may wake nobody."""
+        if self._reading.is_in_its_thread:
+            self._reading.leave()
 
 
 class Reading:
@@ -220,6 +222,11 @@ class Reading:
         self._handed_out += 1
         self.has_item_in_hand = place.has_item = True
         return value
+
+    @property
+    def is_in_its_thread(self) -> bool:
+        """Whether this is the thread of its loop."""
+        return threading.get_ident() == self._streams.thread_id
 
     def leave(self) -> None:
         """Read no more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Protocol
 
 from dagrelay.errors import DagrelayError, StaleAttemptError
@@ -84,6 +85,8 @@ class RunStreams:
         self.broker = broker
         self.store = store
         self.door = door
+        self.thread_id: int = threading.get_ident()
+        """The thread of the runtime's loop."""
         self._plan = plan
         self._states = states
         self._channels: dict[tuple[InstanceKey, str], Channel] = {}
@@ -134,7 +137,7 @@ class RunStreams:
         ]
 
     def may_read(self, producer: int, reader: int) -> bool:
-        """Whether a task may read the streams of another: it is upstream of it, or has started before it, or before one upstream."""
+        """Whether a task may read the streams of another, as that is upstream, or has started before it or one upstream of it."""
         plan = self._plan
         if plan.is_upstream(producer, reader) or producer in plan.tasks[reader].after_start:
             return True

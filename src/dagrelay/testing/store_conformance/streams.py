@@ -32,6 +32,11 @@ async def read(store: Store, story: Story, *, generation: int = 1, from_seq: int
     return await store.stream(query)
 
 
+def firsts_of(page: StreamPage) -> list[int]:
+    """Return where the chunks of a page begin."""
+    return [chunk.first_seq for chunk in page.chunks]
+
+
 def items_of(page: StreamPage) -> list[tuple[int, bytes]]:
     """Return each item of a page with its seq."""
     return [
@@ -73,14 +78,13 @@ class StreamTests(StoreContract):
         story = Story()
         chunks = [story.append("a", "rows", [b"x" * 92, b"y"], first_seq=2 * n) for n in range(4)]
         await accept(store, story.create("a", "b"), *chunks)
-        firsts = lambda page: [chunk.first_seq for chunk in page.chunks]  # noqa: E731 - it is short
-        assert firsts(await read(store, story, from_seq=3, max_bytes=210)) == [2, 4]
-        assert firsts(await read(store, story, from_seq=4, max_bytes=1)) == [4]
-        assert firsts(await read(store, story, from_seq=8)) == []
-        assert firsts(await read(store, story, generation=2)) == []
+        assert firsts_of(await read(store, story, from_seq=3, max_bytes=210)) == [2, 4]
+        assert firsts_of(await read(store, story, from_seq=4, max_bytes=1)) == [4]
+        assert firsts_of(await read(store, story, from_seq=8)) == []
+        assert firsts_of(await read(store, story, generation=2)) == []
         gap = story.append("a", "rows", [b"z"], first_seq=20)
         await accept(store, gap)
-        assert firsts(await read(store, story, from_seq=10)) == [20]
+        assert firsts_of(await read(store, story, from_seq=10)) == [20]
 
     async def test_a_place_is_taken_once(self, store: Store) -> None:
         """Nothing is overwritten, nor put between, nor added to a generation that is over."""
