@@ -55,6 +55,10 @@ class Probe:
         """Let whoever waits at a door go on."""
         self.door(name).set()
 
+    def shut(self, name: str) -> None:
+        """Shut a door again, for who comes next."""
+        self._doors.pop(name, None)
+
     async def reach(self, name: str) -> None:
         """Wait, for a bounded time, until a door is opened."""
         with anyio.fail_after(PATIENCE_S):
