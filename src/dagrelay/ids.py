@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from dagrelay.errors import InvalidIdError
 
-__all__ = ("MAX_ID_CHARS", "IdKind", "check_dag_id", "check_key", "check_run_id", "check_task_id")
+__all__ = ("MAX_ID_CHARS", "IdKind", "check_dag_id", "check_key", "check_map_index", "check_run_id", "check_task_id")
 
 MAX_ID_CHARS: Final = 250
 """Longest identifier, in characters."""
@@ -46,6 +46,13 @@ def check_key(value: object) -> str:
     if isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and value.isprintable():
         return str.__str__(value)
     raise InvalidIdError("key", value, _KEY_RULE)
+
+
+def check_map_index(value: object) -> int | None:
+    """Return `value` if it is a legal place in a mapped task: an integer from 0, or None for an unmapped one."""
+    if value is None or (type(value) is int and value >= 0):
+        return value
+    raise InvalidIdError("map index", value, "use None for an unmapped task, else an integer from 0")
 
 
 def _check(value: object, kind: IdKind, pattern: re.Pattern[str], rule: str) -> str:

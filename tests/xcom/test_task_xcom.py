@@ -31,7 +31,7 @@ from dagrelay.xcom.task_xcom import TaskXCom
 from tests.xcom.desk import at_work
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Iterable
 
     from dagrelay.stores.base import Store
     from tests.xcom.desk import Desk, LiveRun
@@ -77,12 +77,21 @@ class Facts:
     number: int = 1
     is_over: bool = False
     is_started: bool = False
+    reads: list[str] = attrs.field(factory=list[str])
     has_time_limit: bool = False
 
     @asynccontextmanager
     async def parked(self) -> AsyncGenerator[None]:
         """Hold no slot anyway."""
         yield
+
+    def restart(self) -> None:
+        """End it."""
+        self.is_over = True
+
+    def note_reads(self, texts: Iterable[str]) -> None:
+        """Note reads."""
+        self.reads += texts
 
     def ensure_started(self) -> None:
         """Have the start recorded, once."""

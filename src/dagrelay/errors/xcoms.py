@@ -41,19 +41,25 @@ class XComNotFoundError(XComError, LookupError):
         state: str | None = None,
         near: Sequence[str] = (),
         hint: str = "",
+        dag_id: str | None = None,
     ) -> None:
-        """Take where it was looked for, the `state` of the task or element if known, near names and a hint."""
+        """Take where it was looked for, the `state` of the task or element if known, near names and a hint.
+
+        With `dag_id` it was looked for in the runs of that DAG that are older than the run.
+        """
         self.run_id = run_id
         self.task_id = task_id
         self.map_index = map_index
         self.key = key
+        self.dag_id = dag_id
         self.state = state
         self.near: tuple[str, ...] = tuple(near)
         whose = f"task {task_id!r}" if map_index is None else f"element {map_index} of task {task_id!r}"
-        parts = [f"no XCom {key!r} of {whose} in run {run_id!r}"]
+        where = f"in run {run_id!r}" if dag_id is None else f"in any run of DAG {dag_id!r} before run {run_id!r}"
+        parts = [f"no XCom {key!r} of {whose} {where}"]
         if state:
             parts.append(f" (the {'task' if map_index is None else 'element'} is {state!s})")
-        elif map_index is None:
+        elif map_index is None and dag_id is None:
             parts.append(" (the run has no such task)")
         if self.near:
             parts.append(f"; did you mean {' or '.join(map(repr, self.near))}?")

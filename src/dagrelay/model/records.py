@@ -12,7 +12,20 @@ if TYPE_CHECKING:
 
     from dagrelay.model.states import RunState, TaskState
 
-__all__ = ("Approval", "ErrorRecord", "InstanceKey", "Run", "TaskInstance", "XComEntry", "XComValue", "from_us", "to_us")
+__all__ = (
+    "Approval",
+    "AttemptReads",
+    "EntryRead",
+    "ErrorRecord",
+    "InstanceKey",
+    "Run",
+    "TaskInstance",
+    "TaskStatistics",
+    "XComEntry",
+    "XComValue",
+    "from_us",
+    "to_us",
+)
 
 XComValue: TypeAlias = "bool | int | float | str | list[XComValue] | dict[str, XComValue] | None"
 """What JSON can say exactly; other types reach it through the converter."""
@@ -142,3 +155,63 @@ class XComEntry:
     """The pusher's words on it."""
     sensitive: bool = False
     """Whether faces mask it."""
+
+
+@attrs.frozen(kw_only=True)
+class EntryRead:
+    """An XCom entry that an attempt has read, by what names it."""
+
+    run_id: str
+    """The run it belongs to: the reader's own, an earlier one, or the one that the reader's was forked from."""
+    task_id: str
+    """The task it belongs to."""
+    map_index: int | None = None
+    """The place in a mapped task; None if unmapped, and for all its elements together."""
+    key: str
+    """Its key."""
+    attempt: int | None
+    """The attempt that wrote it; 0 if it was pushed from outside, -1 if it is kept over its task's attempts (`lifetime="task"`).
+    None for what all elements of a mapped task have under the key, read as one list."""
+
+
+@attrs.frozen(kw_only=True)
+class AttemptReads:
+    """What the latest attempt of a task instance has read: a part of a run's lineage."""
+
+    run_id: str
+    """The run of the attempt; in a fork, for what was copied, the run that it was forked from."""
+    task_id: str
+    """Its task."""
+    map_index: int | None = None
+    """The place in a mapped task. Without, of a mapped task: the reads of what it was mapped over."""
+    attempt: int
+    """Its number."""
+    reads: tuple[EntryRead, ...]
+    """What it has read, each entry once, in order."""
+    left_out: int = 0
+    """How many reads more there were, beyond the first thousand entries."""
+
+
+@attrs.frozen(kw_only=True)
+class TaskStatistics:
+    """How a task has done over the runs of its DAG that the store still has; of a mapped task its elements are counted."""
+
+    task_id: str
+    """The task."""
+    runs: int
+    """Runs in which an attempt of it has started."""
+    instances: int
+    """Its instances of which an attempt has started: one a run, or of a mapped task its elements."""
+    attempts: int
+    """Attempts of these, whatever became of them."""
+    p50_s: float | None
+    """Median of the seconds that the last attempts took which succeeded or failed (nearest rank); None if there are none."""
+    p90_s: float | None
+    """Their 90th percentile."""
+    p99_s: float | None
+    """Their 99th percentile."""
+    failure_rate: float
+    """Share of instances that failed among those that succeeded or failed; 0 if there are none."""
+    retry_rate: float
+    """Share of instances that were retried after a failure of an attempt, among `instances`; 0 if there are none. Attempts that
+    followed an interruption, or a call of `Runtime.retry`, are no retries."""

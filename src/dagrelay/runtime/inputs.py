@@ -195,7 +195,9 @@ class Inputs:
             return None
         where = f"the template needs {{{{ {expression.source} }}}}"
         if expression.root == "previous":
-            return self._data.no_earlier(expression.task_id, expression.key, hint=f"{where}; the first run takes `| default(...)`")
+            return self._data.no_earlier(
+                expression.task_id, expression.key, hint=f"{where}; the first run takes `| default(...)`"
+            )
         hint = missing_key_hint(expression)
         index = self._data.plan.index[expression.task_id]
         return self._data.not_found(index, expression.key, map_index=hole, hint=f"{where}; {hint}" if hint else where)

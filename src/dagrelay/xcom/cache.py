@@ -47,6 +47,7 @@ class Resident(NamedTuple):
 
     value: bytes
     serializer: str
+    slot: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -113,7 +114,7 @@ class ValueCache:
             self._outdate(key)
         if self._overlay.get(key) is entry:
             del self._overlay[key]
-            self._keep(key, Resident(entry.value, entry.serializer))
+            self._keep(key, Resident(entry.value, entry.serializer, slot))
         else:
             self._forget(key)
 

@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import attrs
 
-from dagrelay.errors import InvalidIdError, RuntimeClosedError, TaskNotFoundError, XComNotFoundError
-from dagrelay.ids import check_key, check_run_id, check_task_id
+from dagrelay.errors import RuntimeClosedError, TaskNotFoundError
+from dagrelay.ids import check_dag_id, check_key, check_map_index, check_run_id, check_task_id
 from dagrelay.model.missing import MISSING
 from dagrelay.model.policies import Limits
 from dagrelay.model.records import InstanceKey
-from dagrelay.model.states import TaskState
 from dagrelay.stores.base import Lookup
 from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, DeleteEntries
+from dagrelay.xcom.absent import not_found
 from dagrelay.xcom.door import DEFAULT_OPTIONS, entry_record
+from dagrelay.xcom.lineage import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dagrelay.dag.definition import DAG
+    from dagrelay.errors import XComNotFoundError
     from dagrelay.model.policies import XComOptions
     from dagrelay.model.records import XComEntry
     from dagrelay.stores.base import Store, StoredEntry
@@ -147,6 +149,53 @@ class XComManager:
             return default
         raise await self.not_found(instance, key)
 
+    @overload
+    async def previous(
+        self, dag_id: str, task_id: str, key: str = ..., *, before_run: str, limit: int = ..., as_type: type[T]
+    ) -> list[tuple[str, T]]: ...
+    @overload
+    async def previous(
+        self, dag_id: str, task_id: str, key: str = ..., *, before_run: str, limit: int = ..., as_type: Any = ...
+    ) -> list[tuple[str, Any]]: ...
+    async def previous(
+        self,
+        dag_id: str,
+        task_id: str,
+        key: str = RETURN_VALUE,
+        *,
+        before_run: str,
+        limit: int = 1,
+        as_type: Any = MISSING,
+    ) -> list[tuple[str, Any]]:
+        """Return what a task had in earlier runs of its DAG, the newest first, as pairs of run id and value.
+
+        Args:
+            dag_id: the DAG.
+            task_id: the task; of a mapped one there is nothing, as its elements have the values.
+            key: the key.
+            before_run: the run before which those that count were created, whatever state they are in. Those in which the task
+                did not succeed, and has no such entry from outside either, are passed over.
+            limit: at most so many values.
+            as_type: a type to structure each value into, strictly.
+
+        Returns:
+            Pairs of run id and value, fewer than `limit` where there are no more; none if there never was a run `before_run`.
+
+        Raises:
+            ValueError: `limit` is below 1.
+            XComTypeError: a value is not of `as_type`.
+            StoreCorruptError: what is stored is damaged.
+
+        Cancellation: nothing is left behind.
+        """
+        self._check_thread()
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit!r}")
+        rows = await self._store.previous(
+            check_dag_id(dag_id), check_task_id(task_id), check_key(key), before_run=check_run_id(before_run), limit=limit
+        )
+        return [(run_id, self._door.decode(entry.serializer, entry.value, as_type)) for run_id, entry in rows]
+
     async def pull_many(self, run_id: str, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Any]:
         """Return the values of unmapped (task id, key) pairs that are there, as one read; the others are left out."""
         self._check_thread()
@@ -188,7 +237,8 @@ class XComManager:
         for mapped in (task.task_id for task in above if task.expansion is not None):
             wholes = await self._store.instances(run_id, task_id=mapped)
             lengths.update((mapped, each.length) for each in wholes if each.length is not None)
-        return await upstream_values(self._store, self._door, run_id, [task.task_id for task in above], lengths)
+        values, _ = await upstream_values(self._store, self._door, run_id, [task.task_id for task in above], lengths)
+        return values
 
     async def delete(self, run_id: str, task_id: str, key: str | None = None) -> int:
         """Delete a task's entries under one key, or all; of every attempt, and of every index of a mapped task.
@@ -241,36 +291,24 @@ class XComManager:
 
     async def not_found(self, instance: InstanceKey, key: str, *, hint: str = "") -> XComNotFoundError:
         """Return the error for a missing entry, with the task's state and the keys or tasks that are near."""
-        run_id, task_id, _ = instance
-        keys = [entry.key for entry, _ in await self._store.entries(run_id, task_ids=[task_id])]
-        image = await self._store.load_run(run_id)
-        tasks = () if image is None else image.plan.task_ids
-        if task_id in tasks:
-            known = await self._store.instances(run_id, task_id=task_id)
-            states = [each.state for each in known if each.instance == instance]
-            state = str(states[0] if states else TaskState.PENDING)
-            return XComNotFoundError(run_id, task_id, key, state=state, near=get_close_matches(key, keys), hint=hint)
-        if image is None:
-            hint = f"there is no run {run_id!r}{'; ' if hint else ''}{hint}"
-        near = get_close_matches(key, keys) if keys else get_close_matches(task_id, tasks)
-        return XComNotFoundError(run_id, task_id, key, near=near, hint=hint)
+        return await not_found(self._store, instance, key, hint=hint)
 
 
 def _instance(run_id: str, task_id: str, map_index: object) -> InstanceKey:
     """Return the name of an instance whose parts are legal."""
-    if map_index is not None and (type(map_index) is not int or map_index < 0):
-        raise InvalidIdError("map index", map_index, "use None for an unmapped task, else an integer from 0")
-    return InstanceKey(check_run_id(run_id), check_task_id(task_id), map_index)
+    return InstanceKey(check_run_id(run_id), check_task_id(task_id), check_map_index(map_index))
 
 
 async def upstream_values(
     store: Store, door: Door, run_id: str, upstream: Sequence[str], lengths: Mapping[str, int]
-) -> dict[str, dict[str, Any]]:
-    """Return {task id: {key: value}} of the tasks given, in that order, as every reader may see them.
+) -> tuple[dict[str, dict[str, Any]], dict[str, None]]:
+    """Return {task id: {key: value}} of the tasks given, in that order, as every reader may see them, and what was read.
 
-    Of a task in `lengths`, which are those of mapped ones, each value is a list by map index.
+    Of a task in `lengths`, which are those of mapped ones, each value is a list by map index. What was read is in texts as
+    `lineage.read_text` makes them, each once.
     """
     values: dict[str, dict[str, Any]] = {task_id: {} for task_id in upstream}
+    reads: dict[str, None] = {}
     for start in range(0, len(upstream), _READ_CHUNK):
         rows = await store.entries(run_id, task_ids=upstream[start : start + _READ_CHUNK], with_values=True)
         for entry, stored in rows:
@@ -278,6 +316,8 @@ async def upstream_values(
             value, known = door.decode(stored.serializer, stored.value), values[entry.task_id]
             if entry.map_index is None:
                 known[entry.key] = value
+                reads[read_text(entry.task_id, stored.slot, entry.key)] = None
             elif entry.map_index < lengths.get(entry.task_id, 0):
                 known.setdefault(entry.key, [None] * lengths[entry.task_id])[entry.map_index] = value
-    return values
+                reads[read_text(entry.task_id, None, entry.key)] = None
+    return values, reads

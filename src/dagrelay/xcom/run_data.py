@@ -12,7 +12,7 @@ from dagrelay.model.records import InstanceKey
 from dagrelay.xcom.streams import RunStreams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from dagrelay.dag.plan import Plan
@@ -49,6 +49,10 @@ class AttemptFacts(Protocol):
 
     def parked(self) -> AbstractAsyncContextManager[None]:
         """Hold no slot inside; leaving it waits for one."""
+        ...
+
+    def note_reads(self, texts: Iterable[str]) -> None:
+        """Have reads stored with its outcome, as texts made by `lineage.read_text`."""
         ...
 
     def restart(self) -> None:
@@ -101,6 +105,10 @@ class RunData:
             run_id, task_id, _ = self.instances[index]
             known = self._elements[index] = tuple(InstanceKey(run_id, task_id, place) for place in range(length))
         return known
+
+    def no_earlier(self, task_id: str, key: str, *, hint: str = "") -> XComNotFoundError:
+        """Return the error for a value that no earlier run of the DAG has."""
+        return XComNotFoundError(self.book.run_id, task_id, key, dag_id=self.plan.dag_id, hint=hint)
 
     def not_found(
         self, index: int, key: str, *, map_index: int | None = None, near: Sequence[str] = (), hint: str = ""

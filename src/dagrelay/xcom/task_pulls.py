@@ -13,6 +13,8 @@ from dagrelay.model.missing import MISSING
 from dagrelay.stores.base import Lookup
 from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, TASK_LIFETIME
 from dagrelay.xcom.bound import Bound
+from dagrelay.xcom.finding import slot_of
+from dagrelay.xcom.lineage import read_text
 from dagrelay.xcom.manager import upstream_values
 
 if TYPE_CHECKING:
@@ -132,7 +134,10 @@ class TaskPulls(Bound):
         slots_seen = data.book.slots_seen
         wanted = [Lookup(instance=each, key=key, slots=slots_seen(each)) for each in data.elements_of(index)]
         values: list[Any] = []
-        for place, found in enumerate(await data.broker.find(wanted)):
+        rows = await data.broker.find(wanted)
+        if any(found is not None for found in rows):
+            self._attempt.note_reads([read_text(planned.task_id, None, key)])
+        for place, found in enumerate(rows):
             if found is not None:
                 values.append(data.door.decode(found.serializer, found.value, as_type))
             elif default is not MISSING:
@@ -170,7 +175,9 @@ class TaskPulls(Bound):
         above = data.plan.upstream_of(self._index, direct=direct)
         lengths = {data.plan.task_ids[index]: data.lengths[index] for index in above if index in data.lengths}
         upstream = [data.plan.task_ids[index] for index in above]
-        return await upstream_values(data.store, data.door, data.book.run_id, upstream, lengths)
+        values, reads = await upstream_values(data.store, data.door, data.book.run_id, upstream, lengths)
+        self._attempt.note_reads(reads)
+        return values
 
     async def list(self) -> list[XComEntry]:
         """Return the entries of this task that this attempt sees: its own, task-lifetime ones, and those from outside; by key.
@@ -193,7 +200,13 @@ class TaskPulls(Bound):
         for index in indices:
             instance = data.instances[index]
             wanted.append(Lookup(instance=instance, key=key, slots=data.book.slots_seen(instance, include_failed=include_failed)))
-        return await data.broker.find(wanted)
+        found = await data.broker.find(wanted)
+        self._attempt.note_reads(
+            read_text(look.instance.task_id, slot_of(value, look.slots), key)
+            for look, value in zip(wanted, found, strict=True)
+            if value is not None
+        )
+        return found
 
     async def _value(self, index: int, key: str, found: Encoded | None, default: Any, as_type: Any) -> Any:
         if found is not None:

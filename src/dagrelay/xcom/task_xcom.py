@@ -14,6 +14,9 @@ from dagrelay.model.missing import MISSING
 from dagrelay.model.states import ENDED_TASK_STATES, TaskState
 from dagrelay.stores.base import Lookup
 from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE
+from dagrelay.xcom.finding import slot_of
+from dagrelay.xcom.lineage import read_text
+from dagrelay.xcom.task_history import TaskHistory
 from dagrelay.xcom.task_pulls import TaskPulls
 from dagrelay.xcom.task_pushes import TaskPushes
 from dagrelay.xcom.task_streams import TaskStreams
@@ -28,8 +31,8 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class TaskXCom(TaskPulls, TaskPushes, TaskStreams):
-    """Push, pull, list, delete, wait for and stream XComs from within a handler.
+class TaskXCom(TaskPulls, TaskPushes, TaskStreams, TaskHistory):
+    """Push, pull, list, delete, wait for and stream XComs from within a handler, and read other runs.
 
     What an attempt pushes is seen by other tasks once it has succeeded; by itself at once. Every method may be called from the
     runtime's loop only; a sync handler, which runs in a worker thread, calls `anyio.from_thread.run(ctx.xcom.push, ...)`. Kept
@@ -102,6 +105,8 @@ class TaskXCom(TaskPulls, TaskPushes, TaskStreams):
         if slots is None and data.states[index] in ENDED_TASK_STATES:
             slots = (OUTSIDE,)
         (found,) = await data.broker.find([Lookup(instance=waiter.awaited, key=waiter.key, slots=slots)])
+        if found is not None:
+            self._attempt.note_reads([read_text(waiter.awaited.task_id, slot_of(found, slots), waiter.key)])
         return found
 
     async def _rest(self, waiter: Waiter, deadline: float | None) -> bool:

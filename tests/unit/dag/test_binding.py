@@ -526,9 +526,30 @@ def test_a_partial_binds_references_by_name_only() -> None:
     assert arguments(planned(with_keyword))[1] == {"x": 3}
 
 
-def test_previous_runs_are_no_root_yet() -> None:
-    """It is told which roots there are."""
+def test_an_earlier_run_is_read_without_an_edge() -> None:
+    """Of any task of the DAG, and beside what is read of the run."""
 
-    async def take(x: str = template("{{ previous.load.count }}")) -> None: ...
+    async def take(
+        x: str = template("{{ previous.load.count }} {{ xcom.load.count }} {{ previous.load.count | length }}"),
+    ) -> None: ...
 
-    assert "unknown root 'previous', expected params, run, task, xcom at column 4" in problems(take)[0]
+    task = planned(take)
+    assert task.earlier == (Read(task.reads[0].index, "count", is_previous=True),)
+    assert task.reads == (Read(task.reads[0].index, "count"),)
+
+
+def test_an_earlier_run_of_an_unknown_task_is_a_problem() -> None:
+    """With near names, as anywhere."""
+
+    async def take(x: str = template("{{ previous.laod.count }}")) -> None: ...
+
+    told = "task 'task': parameter 'x' reads task 'laod' at column 4, which is not in the DAG; did you mean 'load'?"
+    assert problems(take) == (told,)
+
+
+def test_an_unknown_root_is_told_with_those_there_are() -> None:
+    """All five."""
+
+    async def take(x: str = template("{{ oops.load.count }}")) -> None: ...
+
+    assert "unknown root 'oops', expected params, previous, run, task, xcom at column 4" in problems(take)[0]

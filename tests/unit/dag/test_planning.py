@@ -211,8 +211,8 @@ def test_every_problem_is_told_at_once() -> None:
         "task id 'load' is used more than once; tell them apart by id=",
         "task 'wrong': parameter 'a' reads task 'laod' at column 4, which is not in the DAG; did you mean 'load'?",
         (
-            "task 'wrong': parameter 'b': unknown root 'oops', expected params, run, task, xcom at column 4 of template, "
-            "near '{{ oops'"
+            "task 'wrong': parameter 'b': unknown root 'oops', expected params, previous, run, task, xcom at column 4 of "
+            "template, near '{{ oops'"
         ),
         "task 'wrong': parameter 'c' reads task 'foreign' of another DAG",
         "task 'wrong': bind names 'd', which is no parameter of its handler",
