@@ -1,4 +1,4 @@
-"""Streams of which a batch fails, or whose process dies, wherever it is: what was acknowledged stands, and the rest comes again."""
+"""Streams of which a batch fails, or whose process dies, anywhere: what was acknowledged stands, and the rest comes again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from dagrelay import DAG, Durability, Limits, MemoryStore, Runtime, RunInterruptedError, StoreError, StoreFullError, TaskContext
+from dagrelay import DAG, Durability, Limits, MemoryStore, RunInterruptedError, Runtime, StoreError, StoreFullError, TaskContext
 from dagrelay.model.records import InstanceKey
 from dagrelay.stores.operations import TASK_LIFETIME, AckItems, AppendItems, FinishAttempt
 from dagrelay.stores.stream_records import StreamQuery

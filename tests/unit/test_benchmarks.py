@@ -44,3 +44,13 @@ def test_a_name_nobody_has_is_refused(arguments: list[str]) -> None:
 
     assert done.returncode == 2
     assert "no-such-system" in done.stderr
+
+
+def test_streams_are_compared_with_what_they_are_made_of() -> None:
+    """Each system hands all items over in order, and the caveats come before any figure."""
+    done = run_script("streams.py", ["--items", "500", "--rounds", "1", "--only", "queue,chunks,dagrelay strict"])
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Caveats first." in done.stdout.partition("items/s")[0]
+    rows = done.stdout.partition("peak\n")[2].splitlines()[:3]
+    assert [row[:20].strip() for row in rows] == ["queue", "chunks", "dagrelay strict"]
