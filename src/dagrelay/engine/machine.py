@@ -220,8 +220,11 @@ class RunMachine:
                 self._count(index, state)
             if index in self.plan.followers and (self.attempts[index] or state in ENDED_TASK_STATES):
                 self._note_leader(index)
+        # All that no branch follows is skipped before anything is told of it, or what another branch skips would start.
+        skipped: list[int] = []
         for index, chosen in self._follows.items():
-            self._skip_others(index, chosen, commands)
+            self._skip_others(index, chosen, commands, skipped)
+        self._settle(skipped, commands)
         for index, state in enumerate(self.states):
             if state in _RESTING:
                 if not self._unmet[index] or not self._is_plain[index]:
@@ -349,12 +352,24 @@ class RunMachine:
 
     # ----------------------------------------------------------------------------------------------------- choices
 
-    def _skip_others(self, index: int, chosen: frozenset[int], commands: list[Command], ended: list[int] | None = None) -> None:
+    def _skip_others(self, index: int, chosen: frozenset[int], commands: list[Command], ended: list[int]) -> None:
         """Skip the direct downstreams that a branch has not chosen, and that nothing it has chosen leads to."""
-        others = [below for below in self.plan.downstream[index] if below not in chosen]
-        for below in others:
-            if self.states[below] in _RESTING and not any(self.plan.is_upstream(above, below) for above in chosen):
-                self._mark(below, TaskState.SKIPPED, commands, ended)
+        others = [each for each in self.plan.downstream[index] if each not in chosen and self.states[each] in _RESTING]
+        followed = self._below(chosen, others[-1]) if others else set[int]()
+        for other in others:
+            if other not in followed:
+                self._mark(other, TaskState.SKIPPED, commands, ended)
+
+    def _below(self, chosen: frozenset[int], last: int) -> set[int]:
+        """Return all that is downstream of tasks, up to a topological index; O(edges on the way)."""
+        seen: set[int] = set()
+        pending = list(chosen)
+        while pending:
+            for below in self.plan.downstream[pending.pop()]:
+                if below <= last and below not in seen:
+                    seen.add(below)
+                    pending.append(below)
+        return seen
 
     def _leader_started(self, index: int, commands: list[Command]) -> None:
         for follower in self.plan.followers.get(index, ()):
