@@ -294,6 +294,21 @@ async def test_a_store_that_fails_is_tried_again_and_nothing_overtakes(
     assert desk.left() == []
 
 
+async def test_what_a_store_has_not_taken_is_found_again_though_no_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder's time tells nothing of it."""
+    monkeypatch.setattr(inbox_module, "_MIN_PAUSE_S", 0.0)
+    async with open_desk(tmp_path, is_serving=False) as desk:
+        desk.ledger.errors["r"] = [StoreError("no room")]
+        desk.value("r", 1)
+        settle(desk)
+        await desk.inbox.catch_up()
+        assert desk.ledger.done == []
+        await desk.inbox.catch_up()
+        assert desk.ledger.done == [("r", "1")]
+
+
 async def test_a_store_that_fails_at_the_opening_does_not_keep_it_closed(tmp_path: Path) -> None:
     """What could not be carried out is left for later."""
     async with open_desk(tmp_path, is_serving=False) as desk:

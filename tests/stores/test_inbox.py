@@ -399,7 +399,19 @@ def plant(kind: str, place: Path, secret: Path) -> None:
             place.touch(0o600)
 
 
-@pytest.mark.parametrize("kind", ["link", "broken link", "hard link", "folder", "pipe", "open to others", "huge", "empty"])
+REASONS: Final = {
+    "link": "can't be opened as a file of its own",
+    "broken link": "can't be opened as a file of its own",
+    "hard link": "not the file of this user alone",
+    "folder": "is no file",
+    "pipe": "is no file",
+    "open to others": "mode is 0640 and not 0600",
+    "huge": f"{10 * 1024**3} bytes",
+    "empty": "is no JSON",
+}
+
+
+@pytest.mark.parametrize("kind", REASONS)
 def test_what_is_not_a_file_of_ours_alone_is_not_read(folder: InboxFolder, tmp_path: Path, kind: str) -> None:
     """Whatever it says, it is set aside, quickly; what a link leads to stays as it is."""
     secret = tmp_path / "secret"
@@ -411,6 +423,7 @@ def test_what_is_not_a_file_of_ours_alone_is_not_read(folder: InboxFolder, tmp_p
     bad, rest = collected(folder)
 
     assert isinstance(bad.content, Unreadable)
+    assert REASONS[kind] in bad.content.reason
     assert rest.name == good
     folder.set_aside(bad, bad.content.reason)
     assert [letter.name for letter in collected(folder)] == [good]
