@@ -41,7 +41,7 @@ class Door:
     def __init__(self, registry: SerializerRegistry, limits: Limits, now_us: Callable[[], int]) -> None:
         """Take what one runtime has."""
         self.registry = registry
-        self._limits = limits
+        self.limits = limits
         self.now_us = now_us
 
     def draft(
@@ -76,12 +76,12 @@ class Door:
         key = check_key(key)
         name = options.serializer or serializer
         chosen = self.registry.default if name is None else self.registry.get(name)
-        limit = self._limits.max_xcom_bytes if options.max_bytes is None else options.max_bytes
-        if len(options.description) > self._limits.max_description_chars:
+        limit = self.limits.max_xcom_bytes if options.max_bytes is None else options.max_bytes
+        if len(options.description) > self.limits.max_description_chars:
             raise XComTooLargeError(
                 f"the description of {key!r}",
                 actual=len(options.description),
-                limit=self._limits.max_description_chars,
+                limit=self.limits.max_description_chars,
                 setting="Limits(max_description_chars=...)",
             )
         return NewEntry(
@@ -109,14 +109,14 @@ class Door:
         chosen = self.registry.default if serializer is None else self.registry.get(serializer)
         whole = NewEntry(
             key=RETURN_VALUE,
-            value=self._encode(chosen, value, declared, self._limits.max_xcom_bytes, "the value of 'return_value'"),
+            value=self._encode(chosen, value, declared, self.limits.max_xcom_bytes, "the value of 'return_value'"),
             serializer=chosen.name,
             created_us=self.now_us(),
             seq=book.next_seq(),
         )
         if not multiple_outputs:
             return (whole,)
-        items: Any = unstructure(value, declared, max_bytes=self._limits.max_xcom_bytes, what="the returned value")
+        items: Any = unstructure(value, declared, max_bytes=self.limits.max_xcom_bytes, what="the returned value")
         if not isinstance(items, dict):
             raise XComSerializationError(f"multiple_outputs needs a mapping with str keys, not {type(value).__name__}")
         known = cast("Mapping[Any, Any]", items)
@@ -124,6 +124,15 @@ class Door:
             raise XComSerializationError(f"multiple_outputs can't have an item named {RETURN_VALUE!r}", path=f"$.{RETURN_VALUE}")
         parts = (self.draft(key, item, serializer=serializer, seq=book.next_seq()) for key, item in known.items())
         return (whole, *parts)
+
+    def item(self, what: str, value: Any, serializer: Serializer) -> bytes:
+        """Return the encoded item of a stream; what `draft` does where there are no options and no entry.
+
+        Raises:
+            XComSerializationError: it can't be stored exactly.
+            XComTooLargeError: it is too long.
+        """
+        return self._encode(serializer, value, MISSING, self.limits.max_xcom_bytes, what)
 
     def _encode(self, serializer: Serializer, value: Any, declared: Any, limit: int, what: str) -> bytes:
         if type(serializer) is not JsonSerializer:
@@ -155,8 +164,8 @@ class Door:
             XComTooLargeError: they are too long.
         """
         plain = {name: values[name] for name in sorted(values)}
-        standard = JsonSerializer(max_depth=self._limits.max_depth)
-        return self._encode(standard, plain, MISSING, self._limits.max_xcom_bytes, "the params")
+        standard = JsonSerializer(max_depth=self.limits.max_depth)
+        return self._encode(standard, plain, MISSING, self.limits.max_xcom_bytes, "the params")
 
 
 def placed(book: RunBook, drafts: Sequence[NewEntry]) -> tuple[NewEntry, ...]:
