@@ -88,7 +88,7 @@ def test_a_clean_store_is_told_in_a_line(cli: Cli) -> None:
     """With its schema and how much was looked at."""
     done = cli.bare("check", cli.store)
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith(f"{cli.store}: schema 1, ")
+    assert done.out.startswith(f"{cli.store}: schema 2, ")
     assert done.out.endswith(" rows, no findings\n")
 
 
@@ -115,7 +115,7 @@ def test_a_check_is_told_to_programs_line_by_line(cli: Cli) -> None:
         "what": "a row of table 'run' does not match its checksum",
     }
     assert lines[1] == {"type": "resumable", "run_id": "r1", "dag_id": "pipeline"}
-    assert (lines[2]["findings"], lines[2]["schema_version"], lines[2]["rows"]["run"]) == (1, 1, 1)
+    assert (lines[2]["findings"], lines[2]["schema_version"], lines[2]["rows"]["run"]) == (1, 2, 1)
 
 
 def test_what_can_be_resumed_is_told(cli: Cli) -> None:
