@@ -68,9 +68,12 @@ from dagrelay.model.policies import Pool as Pool
 from dagrelay.model.policies import RetryPolicy as RetryPolicy
 from dagrelay.model.policies import XComOptions as XComOptions
 from dagrelay.model.records import Approval as Approval
+from dagrelay.model.records import AttemptReads as AttemptReads
+from dagrelay.model.records import EntryRead as EntryRead
 from dagrelay.model.records import ErrorRecord as ErrorRecord
 from dagrelay.model.records import Run as Run
 from dagrelay.model.records import TaskInstance as TaskInstance
+from dagrelay.model.records import TaskStatistics as TaskStatistics
 from dagrelay.model.records import XComEntry as XComEntry
 from dagrelay.model.records import XComValue as XComValue
 from dagrelay.model.states import RunState as RunState
@@ -87,6 +90,7 @@ from dagrelay.stores import MemoryStore as MemoryStore
 from dagrelay.stores import SqliteStore as SqliteStore
 from dagrelay.stores import Store as Store
 from dagrelay.templates import literal as literal
+from dagrelay.xcom import OtherRun as OtherRun
 from dagrelay.xcom import TaskXCom as TaskXCom
 from dagrelay.xcom import XComManager as XComManager
 from dagrelay.xcom import resolve_templates as resolve_templates
@@ -94,11 +98,13 @@ from dagrelay.xcom import resolve_templates as resolve_templates
 __all__ = (
     "DAG",
     "Approval",
+    "AttemptReads",
     "BranchError",
     "DAGChangedError",
     "DAGValidationError",
     "DagrelayError",
     "Durability",
+    "EntryRead",
     "ErrorRecord",
     "Event",
     "InvalidIdError",
@@ -110,6 +116,7 @@ __all__ = (
     "MissingPolicy",
     "MissingReferenceError",
     "NotUpstreamError",
+    "OtherRun",
     "Pool",
     "ProcessForkedError",
     "RetryAfter",
@@ -152,6 +159,7 @@ __all__ = (
     "TaskNotFoundError",
     "TaskState",
     "TaskStateChanged",
+    "TaskStatistics",
     "TaskTimeoutError",
     "TaskXCom",
     "TemplateError",

@@ -23,7 +23,7 @@ SPECIFIED: Final = """
 DAG Durability JsonSerializer Limits MemoryStore MissingPolicy RetryAfter RetryPolicy RunHandle RunResult RunState Runtime
 Serializer Skip SqliteStore Store Task TaskContext TaskState TriggerRule XComEntry XComManager XComOptions XComRef XComValue
 literal resolve_templates template
-each zip_each Approval Pool
+each zip_each Approval Pool AttemptReads EntryRead OtherRun TaskStatistics
 Run TaskInstance
 RunFinished RunStarted TaskStateChanged XComDeleted XComPushed
 """

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dagrelay.model.states import RunState, TaskState
 
 __all__ = (
+    "FORK_TAG",
     "Approval",
     "AttemptReads",
     "EntryRead",
@@ -29,6 +30,9 @@ __all__ = (
 
 XComValue: TypeAlias = "bool | int | float | str | list[XComValue] | dict[str, XComValue] | None"
 """What JSON can say exactly; other types reach it through the converter."""
+
+FORK_TAG: Final = "fork-of:"
+"""What the tag of a forked run begins with, before the id of the run that it was forked from."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -92,13 +96,18 @@ class Run:
     params: Mapping[str, Any]
     """The params it was started with, as plain JSON values."""
     tags: tuple[str, ...] = ()
-    """The DAG's tags at the start."""
+    """The DAG's tags at the start; of a fork also `fork-of:` and the id of the run that it was forked from."""
     created_at: datetime
     """When it was recorded (aware UTC)."""
     started_at: datetime
     """When it last began to run: the creation, or the latest resume or retry (aware UTC)."""
     ended_at: datetime | None = None
     """When it ended or was interrupted (aware UTC); None while it runs."""
+
+    @property
+    def forked_from(self) -> str | None:
+        """The run that it was forked from; None if it was not. It is kept as a tag, `fork-of:` and the run's id."""
+        return next((tag.removeprefix(FORK_TAG) for tag in reversed(self.tags) if tag.startswith(FORK_TAG)), None)
 
 
 @attrs.frozen(kw_only=True)

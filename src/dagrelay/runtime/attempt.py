@@ -198,9 +198,8 @@ class Attempt:
         self._reads.note(texts)
 
     def _lineage(self) -> str | None:
-        if self._reads is not None:
-            return self._reads.text()
-        return lineage_text(self._inputs_read) if self._inputs_read else None
+        mark = self.run.data.lineage_mark
+        return lineage_text(self._inputs_read or (), mark) if self._reads is None else self._reads.text(mark)
 
     def cancel(self, reason: CancelReason) -> None:
         """Cancel the handler. The first reason stands; later ones change nothing."""

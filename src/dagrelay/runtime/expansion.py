@@ -72,4 +72,4 @@ def _split(run: RunFacts, index: int, attempt: int, values: Values) -> Split:
         max_chars=run.max_chars,
         max_length=run.max_map_length,
     )
-    return Split(elements, lineage_text(noted(run.data, values)))
+    return Split(elements, lineage_text(noted(run.data, values), run.data.lineage_mark))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dagrelay.xcom.cache import Encoded
     from dagrelay.xcom.run_data import RunData
 
-__all__ = ("Inputs", "Values", "at_hand", "fetch", "noted")
+__all__ = ("Earlier", "Inputs", "Values", "at_hand", "fetch", "noted")
 
 Values: TypeAlias = "dict[Read, Encoded | list[Encoded | None] | Earlier | None]"
 """What was read: encoded, None where there is no such entry; of all elements of a mapped task a list by map index."""

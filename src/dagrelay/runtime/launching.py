@@ -32,7 +32,18 @@ if TYPE_CHECKING:
     from dagrelay.stores.base import RunImage, StoredInstance, StoredRun
     from dagrelay.xcom.book import RunBook
 
-__all__ = ("Launch", "check_same_run", "create", "element_ends_of", "reopen", "task_ends", "task_states")
+__all__ = (
+    "Launch",
+    "check_plan",
+    "check_same_run",
+    "create",
+    "element_ends_of",
+    "go_on",
+    "reopen",
+    "stored_plan",
+    "task_ends",
+    "task_states",
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -69,7 +80,7 @@ async def create(services: Services, plan: Plan, params: Mapping[str, Any], *, r
         dag_id=plan.dag_id,
         params=encoded,
         tags=plan.tags,
-        plan=_stored_plan(plan),
+        plan=stored_plan(plan),
         created_us=created_us,
         seq=book.next_seq(),
     )
@@ -98,7 +109,7 @@ async def reopen(
     """
     run = image.stored.run
     cleared = _instances_to_clear(plan, image, clear_from)
-    _check_plan(services, plan, image, cleared)
+    check_plan(services, plan, image, cleared)
     book = await services.broker.book(run.run_id)
     book.dag_id = plan.dag_id
     # A scheduler of this process may not have been able to record what ended, as the store failed.
@@ -109,7 +120,7 @@ async def reopen(
         await services.broker.write(stop, book)
     operation = ReopenRun(
         run_id=run.run_id,
-        plan=None if image.plan.fingerprint == plan.fingerprint else _stored_plan(plan),
+        plan=None if image.plan.fingerprint == plan.fingerprint else stored_plan(plan),
         clear=tuple(cleared),
         at_us=at_us,
         seq=book.next_seq(1 + len(cleared)),
@@ -122,6 +133,22 @@ async def reopen(
             if index is not None and plan.tasks[index].kind in OUTSIDE_KINDS and each.state is not TaskState.CANCELLED:
                 # What was given to it was for the time before; it waits anew.
                 await services.broker.write(_forget_given(each.instance, at_us=at_us, seq=book.next_seq()), book)
+    return go_on(services, plan, book, image, cleared)
+
+
+def go_on(services: Services, plan: Plan, book: RunBook, image: RunImage, cleared: Container[InstanceKey]) -> Scheduler:
+    """Return the scheduler of a run that is recorded as running, with what it has come to.
+
+    Args:
+        services: the runtime's.
+        plan: the plan to go on with.
+        book: the run's page.
+        image: the run as stored, before some of it was cleared.
+        cleared: the instances that were.
+    """
+    run = image.stored.run
+    for each in image.instances:
+        if each.instance in cleared:
             continue
         if each.state is TaskState.SUCCESS:
             book.note_success(each.instance, each.attempt)
@@ -140,11 +167,26 @@ async def reopen(
         for index, end in task_ends(plan, image.instances).items()
     }
     element_ends = element_ends_of(plan, image.instances)
-    return _scheduler(services, plan, book, machine, ends=ends, element_ends=element_ends, params=params, created_us=created_us)
+    return _scheduler(
+        services,
+        plan,
+        book,
+        machine,
+        ends=ends,
+        element_ends=element_ends,
+        params=params,
+        created_us=created_us,
+        is_fork=run.forked_from is not None,
+    )
 
 
-def _check_plan(services: Services, plan: Plan, image: RunImage, cleared: Container[InstanceKey]) -> None:
-    """Check that a stored run can go on with a plan."""
+def check_plan(services: Services, plan: Plan, image: RunImage, cleared: Container[InstanceKey]) -> None:
+    """Check that a stored run, without what is cleared of it, can go on with a plan.
+
+    Raises:
+        DAGChangedError: a finished task vanished or was rewired.
+        StoreCorruptError: the stored plan is none.
+    """
     run_id = image.stored.run.run_id
     states = {
         each.instance.task_id: each.state
@@ -182,6 +224,7 @@ def _scheduler(
     element_ends: Mapping[int, Mapping[int, TaskEnd]],
     params: Mapping[str, Any],
     created_us: int,
+    is_fork: bool = False,
 ) -> Scheduler:
     data = RunData(
         plan=plan,
@@ -192,6 +235,7 @@ def _scheduler(
         states=machine.states,
         element_state=machine.element_state,
         lengths=machine.lengths,
+        lineage_mark=book.run_id if is_fork else None,
     )
     facts = RunFacts(
         data=data,
@@ -212,13 +256,13 @@ def _scheduler(
         element_ends=element_ends,
         admission=services.admission,
         hosting=services.hosting,
-        keep_runs=services.max_runs_per_dag,
+        retention=services.retention,
     )
     services.broker.enter_run(book, scheduler, is_pipelined=services.durability is Durability.PIPELINED)
     return scheduler
 
 
-def _stored_plan(plan: Plan) -> StoredPlan:
+def stored_plan(plan: Plan) -> StoredPlan:
     """Return the part of a plan that is stored."""
     return StoredPlan(fingerprint=plan.fingerprint, body=plan.body, task_ids=plan.task_ids)
 

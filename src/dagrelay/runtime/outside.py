@@ -12,6 +12,7 @@ from dagrelay.model.states import TaskState
 from dagrelay.runtime.failures import error_record
 from dagrelay.stores.base import Lookup
 from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, FinishAttempt, StartAttempt
+from dagrelay.xcom.lineage import lineage_text
 
 if TYPE_CHECKING:
     from dagrelay.model.records import ErrorRecord
@@ -129,6 +130,7 @@ class Outside:
             seq=data.book.next_seq(),
             error=error,
             failures=int(state is TaskState.FAILED),
+            lineage=lineage_text((), data.lineage_mark),
         )
         try:
             is_taken = data.broker.hand_in(data.book, outcome, is_start_written=True)

@@ -16,6 +16,7 @@ from dagrelay.errors import DAGValidationError, RunStateError, RuntimeClosedErro
 from dagrelay.ids import check_run_id
 from dagrelay.model.states import FINISHED_RUN_STATES, RunState
 from dagrelay.runtime.attempt import CARRIED
+from dagrelay.runtime.forking import fork, run_again
 from dagrelay.runtime.history import unknown_run
 from dagrelay.runtime.launching import Launch, check_same_run, create, reopen
 from dagrelay.runtime.leftovers import cancel_stored
@@ -118,6 +119,25 @@ class Runs:
             if clear_from is None and stored.run.state is RunState.FAILED:
                 raise RunStateError(run_id, RunState.FAILED, "use runtime.retry(run_id, task_id, dag) to go on with it")
             return await self._reopen(run_id, plan, clear_from, message_id)
+
+    async def fork(self, run_id: str, dag: DAG, from_task: str, params: Mapping[str, Any], new_run_id: str | None) -> Launch:
+        """Start a new run that begins with what a stored one has come to.
+
+        Cancellation: as for `launch`.
+        """
+        self._check_accepting()
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        services = self._services
+        plan = self._plan(dag)
+        again = run_again(plan, from_task)
+        fresh = services.environment.new_run_id() if new_run_id is None else check_run_id(new_run_id)
+        async with self.lock:
+            image = await services.store.load_run(run_id)
+            if image is None:
+                raise await unknown_run(services.store, run_id)
+            check_same_run(image.stored, run_id, plan.dag_id, None)
+            forking = fork(services, plan, image, again, params, run_id=fresh, is_new=new_run_id is None)
+            return await self._record(forking)
 
     def _plan(self, dag: DAG) -> Plan:
         limits = self._services.limits

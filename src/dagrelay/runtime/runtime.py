@@ -6,56 +6,52 @@ import os
 import sys
 import threading
 from contextlib import AsyncExitStack
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 import attrs
 
 from dagrelay.cancellation import to_its_end
-from dagrelay.errors import ProcessForkedError, RunStateError, RuntimeClosedError, StoreBackupError
-from dagrelay.ids import check_dag_id, check_run_id, check_task_id
+from dagrelay.errors import ProcessForkedError, RuntimeClosedError
+from dagrelay.ids import check_run_id, check_task_id
 from dagrelay.model.policies import Durability, Limits, MissingPolicy
-from dagrelay.model.records import to_us
 from dagrelay.model.states import RunState
 from dagrelay.runtime.admission import Admission, AdmissionStatistics
 from dagrelay.runtime.environment import Environment
 from dagrelay.runtime.errands import Errands
 from dagrelay.runtime.handle import RunHandle
-from dagrelay.runtime.history import Timeline, run_record, task_records, unknown_run
 from dagrelay.runtime.hosting import Hosting, HostingStatistics
 from dagrelay.runtime.inbox import inbox_of
+from dagrelay.runtime.opened import Opened
+from dagrelay.runtime.past import RuntimeHistory
 from dagrelay.runtime.providing import provide
+from dagrelay.runtime.retention import Retention, prune_old_runs
 from dagrelay.runtime.runs import Runs
 from dagrelay.runtime.services import Services
 from dagrelay.runtime.supervision import Supervisor
 from dagrelay.runtime.timers import Timers
 from dagrelay.serializers.base import SerializerRegistry
 from dagrelay.serializers.json import JsonSerializer
-from dagrelay.stores.base import RunQuery, StoreStatistics, SupportsBackup
+from dagrelay.stores.base import RunQuery, StoreStatistics
 from dagrelay.stores.memory import MemoryStore
-from dagrelay.stores.operations import DeleteRun
 from dagrelay.stores.sqlite.store import SqliteStore
 from dagrelay.xcom.broker import Broker
-from dagrelay.xcom.broker_statistics import BrokerStatistics
 from dagrelay.xcom.door import Door
 from dagrelay.xcom.manager import XComManager
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
-    from datetime import datetime
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
 
-    from anyio.abc import TaskGroup
-
     from dagrelay.dag.definition import DAG
-    from dagrelay.model.events import Event
-    from dagrelay.model.records import Run, TaskInstance
-    from dagrelay.model.states import TaskState
+    from dagrelay.dag.task import Task
     from dagrelay.runtime.attempt import Attempt
     from dagrelay.runtime.launching import Launch
     from dagrelay.runtime.result import RunResult
     from dagrelay.serializers.base import Serializer
     from dagrelay.stores.base import Store
+    from dagrelay.xcom.broker_statistics import BrokerStatistics
 
 __all__ = ("Runtime", "RuntimeStatistics")
 
@@ -74,18 +70,7 @@ class RuntimeStatistics:
     """Hosts."""
 
 
-@attrs.frozen(kw_only=True)
-class _Opened:
-    """What there is while the runtime is entered."""
-
-    services: Services
-    manager: XComManager
-    runs: Runs
-    supervisor: Supervisor
-    task_group: TaskGroup
-
-
-class Runtime:
+class Runtime(RuntimeHistory):
     """Runs DAGs in this process and keeps what they hand on. An async context manager, used from the loop that entered it.
 
     Args:
@@ -97,6 +82,8 @@ class Runtime:
         durability: when dependants start: after the commit, or on acceptance.
         max_concurrency: attempts that run at once, over all runs.
         max_runs_per_dag: finished runs to keep of each DAG; those that ended first are pruned beyond it.
+        max_run_age_s: seconds after its end for which a finished run is kept; None for as long as there is room. It is looked at
+            when the runtime is entered and, of the same DAG, when a run ends.
         on_exit: leaving the runtime waits for its runs, or interrupts them. Leaving it by an exception always interrupts.
         grace_s: seconds after which a handler that goes on in spite of its cancellation is named in a warning.
         environment: clock and chance, for tests that replay them.
@@ -113,6 +100,7 @@ class Runtime:
         durability: Durability = Durability.STRICT,
         max_concurrency: int = 128,
         max_runs_per_dag: int = 100,
+        max_run_age_s: float | None = None,
         on_exit: Literal["wait", "interrupt"] = "wait",
         grace_s: float = 5.0,
         environment: Environment | None = None,
@@ -120,6 +108,8 @@ class Runtime:
         """Set up; nothing is opened, and no loop is needed, before `async with`."""
         if max_concurrency < 1 or max_runs_per_dag < 1:
             raise ValueError("max_concurrency and max_runs_per_dag must be at least 1")
+        if max_run_age_s is not None and not 0 <= max_run_age_s < inf:
+            raise ValueError(f"max_run_age_s must be a finite number of seconds >= 0, or None, not {max_run_age_s!r}")
         if on_exit not in {"wait", "interrupt"}:
             raise ValueError(f"on_exit must be 'wait' or 'interrupt', not {on_exit!r}")
         self._store = _as_store(store)
@@ -128,11 +118,12 @@ class Runtime:
         self._missing = MissingPolicy(missing)
         self._durability = Durability(durability)
         self._max_concurrency = max_concurrency
-        self._max_runs_per_dag = max_runs_per_dag
+        age_us = None if max_run_age_s is None else round(max_run_age_s * 1_000_000)
+        self._retention = Retention(max_runs_per_dag=max_runs_per_dag, max_age_us=age_us)
         self._on_exit = on_exit
         self._grace_s = grace_s
         self._environment = environment or Environment()
-        self._open: _Opened | None = None
+        self._open: Opened | None = None
         self._pid = 0
         self._thread_id = 0
 
@@ -157,7 +148,7 @@ class Runtime:
         supervisor = Supervisor(services)
         supervisor.start(task_group)
         runs = Runs(services, supervisor, grace_s=self._grace_s)
-        self._open = _Opened(
+        self._open = Opened(
             services=services,
             manager=XComManager(self._store, services.broker, services.door, limits=self._limits),
             runs=runs,
@@ -165,12 +156,13 @@ class Runtime:
             task_group=task_group,
         )
         inbox = inbox_of(self._store, Errands(services, runs), spawn=supervisor.spawn, limits=self._limits)
-        if inbox is not None:
-            try:
+        try:
+            await prune_old_runs(services)
+            if inbox is not None:
                 await supervisor.serve_inbox(inbox)
-            except BaseException:
-                await self.__aexit__(*sys.exc_info())  # noqa: ASYNC102 - each step shields itself where it must
-                raise
+        except BaseException:
+            await self.__aexit__(*sys.exc_info())  # noqa: ASYNC102 - each step shields itself where it must
+            raise
         return self
 
     def _make_services(self) -> Services:
@@ -189,7 +181,7 @@ class Runtime:
             limits=self._limits,
             missing=self._missing,
             durability=self._durability,
-            max_runs_per_dag=self._max_runs_per_dag,
+            retention=self._retention,
         )
 
     async def __aexit__(
@@ -211,12 +203,12 @@ class Runtime:
                 await opened.runs.all_ended()  # noqa: ASYNC102 - waits for the runs, cancellably
 
     @staticmethod
-    async def _stop(opened: _Opened) -> None:
+    async def _stop(opened: Opened) -> None:
         opened.runs.stop()
         await opened.runs.all_ended()
         await opened.supervisor.stop()
 
-    def _opened(self) -> _Opened:
+    def _opened(self) -> Opened:
         if self._pid and self._pid != os.getpid():
             raise ProcessForkedError(self._pid, os.getpid())
         if self._open is None:
@@ -306,6 +298,46 @@ class Runtime:
         runs = self._opened().runs
         return await runs.finish(await runs.take_up(run_id, dag, check_task_id(task_id)), raise_on_failure=raise_on_failure)
 
+    async def fork(
+        self,
+        run_id: str,
+        dag: DAG,
+        *,
+        from_task: Task[Any] | str,
+        params: Mapping[str, Any] | None = None,
+        new_run_id: str | None = None,
+    ) -> RunHandle:
+        """Start a new run that has what another one's tasks have come to, and runs one of them and all that follows it anew.
+
+        Copied, with what it handed on, is whatever has ended, but for `from_task`, what is downstream of it or joined to it by
+        `after_start`, and what was cancelled. A task that failed or was skipped is copied too, and a branch with what it chose.
+        Everything else runs, with the handlers, templates and options of the DAG given. The other run is left as it is, in
+        whatever state; the new one names it as `Run.forked_from`.
+
+        What was given to a task from outside is copied with the task only; streams are not. If the process dies, the new run is
+        there whole, and can be resumed, or not at all.
+
+        Args:
+            run_id: the run to begin with.
+            dag: what to run, of the same DAG id; what it has changed of copied tasks takes no effect.
+            from_task: the first task to run again.
+            params: params that take the place of that run's, whose others apply as they are (those that the DAG no longer has are
+                dropped). What is copied was made with the old ones and does not change.
+            new_run_id: the id of the new run; a fresh one by default.
+
+        Raises:
+            RunNotFoundError: there is no such run, or it was pruned.
+            RunIdConflictError: it is a run of another DAG, or the new id is taken.
+            TaskNotFoundError: the DAG has no task `from_task`.
+            DAGChangedError: a task that would be copied was rewired.
+            DAGValidationError: the DAG, or the params, have problems; nothing was recorded.
+
+        Cancellation: as for `start`.
+        """
+        runs = self._opened().runs
+        task_id = check_task_id(from_task if isinstance(from_task, str) else from_task.id)
+        return RunHandle(self, await runs.fork(check_run_id(run_id), dag, task_id, params or {}, new_run_id))
+
     async def recover(self, dags: Iterable[DAG]) -> list[RunHandle]:
         """Go on with all interrupted runs of these DAGs, oldest first, and return their handles; meant for after a crash.
 
@@ -366,109 +398,6 @@ class Runtime:
         Cancellation: only the waiting ends; the run goes on.
         """
         return await self._opened().runs.result(launch, raise_on_failure=raise_on_failure)
-
-    # ------------------------------------------------------------------------------------------------------- history
-
-    async def get_run(self, run_id: str) -> Run:
-        """Return a run's record.
-
-        Raises:
-            RunNotFoundError: there is none, or it was pruned.
-
-        Cancellation: nothing is left behind.
-        """
-        return await run_record(self._opened().services.store, run_id)
-
-    async def runs(
-        self,
-        *,
-        dag_id: str | None = None,
-        state: RunState | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        tags: Iterable[str] = (),
-        limit: int = 100,
-        offset: int = 0,
-    ) -> list[Run]:
-        """Return runs, newest first; all conditions must hold.
-
-        Args:
-            dag_id: runs of this DAG.
-            state: runs in this state.
-            since: created at or after (aware).
-            until: created before (aware).
-            tags: having all of these tags.
-            limit: at most so many.
-            offset: leave out the first so many.
-
-        Cancellation: nothing is left behind.
-        """
-        query = RunQuery(
-            dag_id=None if dag_id is None else check_dag_id(dag_id),
-            state=None if state is None else RunState(state),
-            since_us=None if since is None else to_us(since),
-            until_us=None if until is None else to_us(until),
-            tags=tuple(tags),
-            limit=limit,
-            offset=offset,
-        )
-        return await self._opened().services.store.find_runs(query)
-
-    async def task_instances(
-        self, run_id: str, *, task_id: str | None = None, state: TaskState | None = None
-    ) -> list[TaskInstance]:
-        """Return a run's task instances in topological order, those never touched included.
-
-        Raises:
-            RunNotFoundError: there is no such run.
-
-        Cancellation: nothing is left behind.
-        """
-        return await task_records(self._opened().services.store, run_id, task_id=task_id, state=state)
-
-    def events(self, run_id: str) -> AsyncIterator[Event]:
-        """Iterate over a run's timeline: what is stored, then, while it runs here, what is committed, until it ends.
-
-        Raises:
-            RunNotFoundError: there is no such run (at the first step).
-
-        Cancellation: nothing is left behind; the iterator can go on.
-        """
-        services = self._opened().services
-        return Timeline(services.store, services.broker, check_run_id(run_id))
-
-    async def delete_run(self, run_id: str) -> None:
-        """Delete a run with all it has; its id stays taken.
-
-        Raises:
-            RunStateError: it is running.
-            RunNotFoundError: there is no such run.
-
-        Cancellation: once the call has begun to wait, the run may be deleted all the same.
-        """
-        services = self._opened().services
-        run_id = check_run_id(run_id)
-        if self._opened().runs.live(run_id) is not None:
-            raise RunStateError(run_id, RunState.RUNNING, "it can't be deleted; cancel it first")
-        if not await services.broker.write(DeleteRun(run_id=run_id, at_us=services.environment.now_us())):
-            raise await unknown_run(services.store, run_id)
-
-    async def backup(self, path: str | os.PathLike[str]) -> None:
-        """Copy the store, as it is at one moment, to a new file, while runs go on; all that was acknowledged before is in it.
-
-        The file has mode 0600, is synced, and gets its name when it is whole. It is a store like any other: what was running is
-        interrupted there and can be resumed.
-
-        Raises:
-            StoreBackupError: there is such a file already, it can't be written, or the store is of a kind that can't be copied;
-                nothing is left of it.
-
-        Cancellation: nothing is left of it; if it comes too late the backup is there, whole.
-        """
-        store, target = self._opened().services.store, os.fspath(path)
-        if not isinstance(store, SupportsBackup):
-            raise StoreBackupError(store.name, target, "it keeps no file to copy; a SqliteStore does")
-        await store.backup(target)
 
     def statistics(self) -> RuntimeStatistics:
         """Return what the runtime holds and has done."""

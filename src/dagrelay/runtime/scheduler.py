@@ -39,7 +39,7 @@ from dagrelay.runtime.deadlock import find_circle
 from dagrelay.runtime.outside import Outside
 from dagrelay.runtime.sides import SideReports
 from dagrelay.runtime.wholes import Wholes
-from dagrelay.stores.operations import FinishAttempt, MarkInstance, PruneRuns, SetRunState
+from dagrelay.stores.operations import FinishAttempt, MarkInstance, SetRunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -49,8 +49,10 @@ if TYPE_CHECKING:
     from dagrelay.engine.machine import RunMachine
     from dagrelay.runtime.admission import Admission
     from dagrelay.runtime.hosting import Hosting
+    from dagrelay.runtime.retention import Retention
     from dagrelay.runtime.run_facts import RunFacts
     from dagrelay.runtime.timers import Timer
+    from dagrelay.stores.operations import PruneRuns
 
 __all__ = ("Scheduler", "TaskEnd")
 
@@ -141,7 +143,7 @@ class Scheduler:
         element_ends: how elements did, by topological index and map index.
         admission: what grants slots.
         hosting: what carries attempts.
-        keep_runs: finished runs of the DAG to keep when this one ends.
+        retention: what is kept of the DAG's finished runs when this one ends.
     """
 
     # ------------------------------------------------------------------------------------------------------- handle
@@ -155,7 +157,7 @@ class Scheduler:
         element_ends: Mapping[int, Mapping[int, TaskEnd]],
         admission: Admission[Attempt],
         hosting: Hosting,
-        keep_runs: int,
+        retention: Retention,
     ) -> None:
         """Set up; nothing starts before `run`."""
         self.facts = facts
@@ -171,7 +173,7 @@ class Scheduler:
         """Exceptions of attempts that failed in this process, by unit."""
         self._admission = admission
         self._hosting = hosting
-        self._keep_runs = keep_runs
+        self._retention = retention
         self._messages: deque[_Message] = deque()
         self._is_busy = True  # Until it begins, messages wait as they do while another is handled.
         self._attempts: dict[int, Attempt] = {}
@@ -481,4 +483,4 @@ class Scheduler:
     def _prune(self, state: RunState, at_us: int) -> PruneRuns | None:
         if state not in FINISHED_RUN_STATES:
             return None
-        return PruneRuns(dag_id=self.facts.data.plan.dag_id, keep=self._keep_runs, at_us=at_us)
+        return self._retention.prune(self.facts.data.plan.dag_id, at_us)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dagrelay.runtime.attempt import Attempt
     from dagrelay.runtime.environment import Environment
     from dagrelay.runtime.hosting import Hosting
+    from dagrelay.runtime.retention import Retention
     from dagrelay.runtime.timers import Timers
     from dagrelay.stores.base import Store
     from dagrelay.xcom.broker import Broker
@@ -48,5 +49,5 @@ class Services:
     """What a missing value means."""
     durability: Durability
     """When dependants start."""
-    max_runs_per_dag: int
-    """Finished runs to keep."""
+    retention: Retention
+    """How much of the history is kept."""

@@ -10,6 +10,7 @@ from dagrelay.model.states import TaskState
 from dagrelay.runtime.expansion import elements_at_hand, read_elements
 from dagrelay.runtime.failures import error_record
 from dagrelay.stores.operations import FinishAttempt, StartAttempt
+from dagrelay.xcom.lineage import lineage_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -121,7 +122,7 @@ class Wholes:
             seq=data.book.next_seq(),
             error=None if error is None else error_record(error),
             failures=int(error is not None),
-            lineage=self._lineages.pop(index, None),
+            lineage=self._lineages.pop(index, None) or lineage_text((), data.lineage_mark),
         )
         if not data.broker.hand_in(data.book, outcome, is_start_written=start is not None):
             self._reports.lost(index)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dagrelay.xcom.consuming import XComStream as XComStream
 from dagrelay.xcom.manager import XComManager as XComManager
+from dagrelay.xcom.other_run import OtherRun as OtherRun
 from dagrelay.xcom.task_xcom import TaskXCom as TaskXCom
 from dagrelay.xcom.templates import resolve_templates as resolve_templates
 
-__all__ = ("TaskXCom", "XComManager", "XComStream", "resolve_templates")
+__all__ = ("OtherRun", "TaskXCom", "XComManager", "XComStream", "resolve_templates")

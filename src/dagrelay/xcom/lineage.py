@@ -2,12 +2,15 @@
 
 ::
 
-    lineage = [read, ...]                                     each once, in order; after MAX_READS of them one number more:
-                                                              how many were left out
-    read    = [task, attempt, key, map_index, run]            what stands at the end and is usual is left away
+    lineage = [read, ...]                              each once, in order; after MAX_READS of them one number more: how many
+                                                       were left out; before them, in a fork, the fork's own run id
+    read    = [task, attempt, key, map_index, run]     what stands at the end and is usual is left away
 
 The usual key is `return_value`, the usual place none, the usual run the reader's own. The attempt is the slot of the entry: 0 for
 one from outside, -1 for one kept over attempts, null for what all elements of a mapped task have, which is one read.
+
+A fork begins with rows that are copied as they are. Those without its run id are not its own: what they read, and what is read of
+them, is the run's that they were copied from.
 
 It is written on the way of every task, so the commonest read costs one format of a string and no encoder.
 """
@@ -21,11 +24,11 @@ from dagrelay.model.records import AttemptReads, EntryRead
 from dagrelay.stores.operations import RETURN_VALUE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from dagrelay.model.records import InstanceKey
 
-__all__ = ("MAX_READS", "Reads", "lineage_text", "parse_lineage", "read_text")
+__all__ = ("MAX_READS", "Reads", "lineage_text", "mark_of", "parse_lineage", "read_text")
 
 MAX_READS: Final = 1_000
 """Reads of an attempt that are told one by one; of more only how many there were."""
@@ -68,23 +71,39 @@ class Reads:
             else:
                 self._left_out += 1
 
-    def text(self) -> str | None:
-        """Return them as the text that is stored; None if there are none."""
-        if not self._texts:
-            return None
+    def text(self, mark: str | None) -> str | None:
+        """Return them as the text that is stored; None if there are none, and no mark of a fork."""
         left_out = [str(self._left_out)] if self._left_out else []
-        return f"[{','.join([*self._texts, *left_out])}]"
+        return _joined([*self._texts, *left_out], mark)
 
 
-def lineage_text(reads: list[str]) -> str | None:
-    """Return reads that are all different as the text that is stored; None if there are none."""
+def lineage_text(reads: Sequence[str], mark: str | None) -> str | None:
+    """Return reads that are all different as the text that is stored; None if there are none, and no mark of a fork."""
     if len(reads) > MAX_READS:
-        return Reads(reads).text()
-    return f"[{','.join(reads)}]" if reads else None
+        return Reads(reads).text(mark)
+    return _joined(reads, mark)
+
+
+def _joined(parts: Sequence[str], mark: str | None) -> str | None:
+    if mark is not None:
+        parts = [f'"{mark}"', *parts]
+    return f"[{','.join(parts)}]" if parts else None
+
+
+def mark_of(text: str | None) -> str | None:
+    """Return the fork that a stored text says its attempt is of; None if it says nothing of it."""
+    if text is None or not text.startswith('["'):
+        return None
+    return text[2:].partition('"')[0]
 
 
 def parse_lineage(instance: InstanceKey, attempt: int, text: str) -> AttemptReads:
     """Return what a stored text tells.
+
+    Args:
+        instance: whose it is; of a copy in a fork the instance that it is a copy of.
+        attempt: its attempt.
+        text: the text.
 
     Raises:
         ValueError: it is not what is written here.
@@ -96,6 +115,8 @@ def parse_lineage(instance: InstanceKey, attempt: int, text: str) -> AttemptRead
     if not isinstance(items, list):
         raise ValueError("it is no list")  # noqa: TRY004 - it is text that is wrong, not a caller
     reads = cast("list[Any]", items)
+    if reads and isinstance(reads[0], str):
+        del reads[0]
     left_out: Any = reads.pop() if reads and not isinstance(reads[-1], list) else 0
     if type(left_out) is not int or left_out < 0:
         raise ValueError(f"{left_out!r} is no count")

@@ -92,6 +92,8 @@ class RunData:
     """The instances of tasks and elements by unit."""
     streams: RunStreams = attrs.field(default=attrs.Factory(_streams, takes_self=True))
     """Its streams."""
+    lineage_mark: str | None = None
+    """Of a fork: its id, by which reads of its own attempts are told from copied ones (see `lineage`)."""
     thread_id: int = attrs.field(factory=threading.get_ident)
     """The thread of the runtime's loop."""
     _elements: dict[int, tuple[InstanceKey, ...]] = attrs.field(
