@@ -518,6 +518,64 @@ async def test_without_numbers_a_retry_begins_the_stream_anew(open_store: Callab
     assert [item for attempt, item in seen if attempt == 1] == [f"{number} of 1" for number in range(3)]
 
 
+async def test_a_reader_is_restarted_in_the_midst_of_an_item(open_store: Callable[[], Store]) -> None:
+    """Wherever its handler waits; what it has pushed is gone with its attempt."""
+    dag, got, seen = DAG("d"), anyio.Event(), list[object]()
+
+    @dag.task(retries=AT_ONCE)
+    async def load(ctx: TaskContext) -> None:
+        await ctx.xcom.append("rows", ctx.attempt)
+        if ctx.attempt == 1:
+            await got.wait()
+            raise ValueError("boom")
+
+    @dag.task(after_start=[load])
+    async def use(ctx: TaskContext) -> int:
+        seen.append(await ctx.xcom.pull_own("seen", default=None))
+        async for item in ctx.xcom.stream(load, "rows"):
+            await ctx.xcom.push("seen", item, lifetime="task")
+            if item == 1:
+                got.set()
+                await anyio.sleep_forever()
+            return int(item)
+        raise AssertionError("there is an item")
+
+    async with Runtime(open_store()) as runtime:
+        result = await runtime.run(dag)
+
+        assert await result.pull(use) == 2
+        assert await result.pull(use) == (await attempts_of(runtime, result.run_id))["use"]
+    assert seen == [None, None]
+
+
+async def test_a_reader_that_waits_for_its_retry_still_counts() -> None:
+    """The producer does not run away from it meanwhile."""
+    dag, appended = DAG("d"), [0]
+
+    @dag.task
+    async def load(ctx: TaskContext) -> None:
+        for number in range(30):
+            await ctx.xcom.append("rows", number)
+            appended[0] = number + 1
+
+    @dag.task(after_start=[load], retries=RetryPolicy(2, delay_s=0.3, jitter=0))
+    async def use(ctx: TaskContext) -> list[int]:
+        items: list[int] = []
+        async for item in ctx.xcom.stream(load, "rows", resume=True):
+            items.append(item)
+            if ctx.attempt == 1 and item == 5:
+                raise ValueError("boom")
+        return items
+
+    async with Runtime(MemoryStore(), limits=Limits(max_stream_window_items=4)) as runtime:
+        handle = await runtime.start(dag)
+        await anyio.wait_all_tasks_blocked()
+        assert 6 <= appended[0] <= 10
+        result = await handle.result()
+
+        assert await result.pull(use) == list(range(5, 30))
+
+
 async def test_a_stream_that_the_successful_attempt_did_not_append_to_is_empty(open_store: Callable[[], Store]) -> None:
     """Without numbers what a failed attempt has appended is none of it, whoever reads and whenever."""
     dag, got = DAG("d"), anyio.Event()
