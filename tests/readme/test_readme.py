@@ -152,7 +152,7 @@ def test_every_exit_code_is_documented() -> None:
     [
         ("options of a task", OPTION_NAMES | {"id"}),
         ("options of the runtime", set(inspect.signature(Runtime).parameters) - {"environment"}),
-        ("methods of the runtime", {name for name, value in vars(Runtime).items() if inspect.isfunction(value)}),
+        ("methods of the runtime", {name for name, value in inspect.getmembers(Runtime) if inspect.isfunction(value)}),
         ("limits", {field.name for field in attrs.fields(Limits)}),
         ("states", {*map(str, RunState), *map(str, TaskState)} - {"waiting"}),
         ("trigger rules", set(map(str, TriggerRule))),

@@ -1,4 +1,7 @@
-"""The commands that only look: `runs`, `show`, `xcom list`, `xcom get` and `events`. They work beside a running owner."""
+"""The commands that only look: `runs`, `show`, `xcom list`, `xcom get`, `render`, `events` and `lineage`.
+
+They work beside a running owner.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,16 @@ from dagrelay.model.events import Event, RunFinished, RunStarted, TaskStateChang
 from dagrelay.model.states import RunState
 from dagrelay.runtime.runtime import Runtime
 from dagrelay.stores.sqlite.store import SqliteStore
+from dagrelay.templates import parse
+from dagrelay.xcom.templates import resolve_templates
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Awaitable, Callable
 
-    from dagrelay.model.records import Run, TaskInstance, XComEntry
+    from dagrelay.model.records import AttemptReads, EntryRead, Run, TaskInstance, XComEntry
 
-__all__ = ("events", "runs", "show", "xcom_get", "xcom_list")
+__all__ = ("events", "lineage", "render", "runs", "show", "xcom_get", "xcom_list")
 
 T = TypeVar("T")
 
@@ -169,7 +174,36 @@ def _write_raw(text: str) -> None:
     print(printable(text, keep="\n\t") if sys.stdout.isatty() else text)
 
 
-# -------------------------------------------------------------------------------------------------- timeline
+def render(options: Namespace) -> ExitCode:
+    """Print what a template (of `xcom...` and `run.id`) becomes with values of a run; sensitive ones are refused."""
+
+    async def question(runtime: Runtime) -> Any:
+        run = await runtime.get_run(options.run)
+        if not options.reveal:
+            await _refuse_sensitive(runtime, options)
+        value = await resolve_templates(options.template, run.run_id, runtime.xcom, native=options.json, foreign="error")
+        if not options.reveal:
+            await _refuse_sensitive(runtime, options)  # It may have been pushed since.
+        return value
+
+    value = _look(options, question)
+    if options.json:
+        write_json({"run_id": options.run, "template": options.template, "value": value})
+    else:
+        _write_raw(value)
+    return ExitCode.SUCCESS
+
+
+async def _refuse_sensitive(runtime: Runtime, options: Namespace) -> None:
+    """Raise CommandError if the template reads a sensitive value."""
+    wanted = {(each.task_id, each.key) for each in parse(options.template).expressions if each.root == "xcom"}
+    for task_id in sorted({task_id for task_id, _ in wanted}):
+        for entry in await runtime.xcom.list(options.run, task_id):
+            if entry.sensitive and (task_id, entry.key) in wanted:
+                raise CommandError(f"XCom {entry.key!r} of task {task_id!r} is sensitive; --reveal prints it all the same")
+
+
+# -------------------------------------------------------------------------------------------------- timeline, lineage
 
 
 def events(options: Namespace) -> ExitCode:
@@ -184,6 +218,50 @@ def events(options: Namespace) -> ExitCode:
 
     _look(options, question)
     return ExitCode.SUCCESS
+
+
+def lineage(options: Namespace) -> ExitCode:
+    """Show which attempts of a run have read which entries."""
+    found = _look(options, lambda runtime: runtime.lineage(options.run))
+    if options.json:
+        write_json([as_dict(reads) for reads in found])
+        return ExitCode.SUCCESS
+    rows = [row for reads in found for row in _lineage_rows(reads, options.run)]
+    write(table([("READER", "ATTEMPT", "READ", "OF", "RUN"), *rows]) if rows else "no reads")
+    return ExitCode.SUCCESS
+
+
+def _lineage_rows(reads: AttemptReads, run_id: str) -> list[tuple[str, str, str, str, str]]:
+    reader = _place(reads.task_id, reads.map_index)
+    rows = [(reader, str(reads.attempt), _entry(read), _slot(read), _other(read.run_id, run_id)) for read in reads.reads]
+    if reads.left_out:
+        rows.append((reader, str(reads.attempt), f"({reads.left_out:,} more)", "", ""))
+    return rows
+
+
+def _entry(read: EntryRead) -> str:
+    place = f"{read.task_id}[*]" if read.attempt is None else _place(read.task_id, read.map_index)
+    return f"{place} {read.key}"
+
+
+def _slot(read: EntryRead) -> str:
+    match read.attempt:
+        case None:
+            return "all elements"
+        case 0:
+            return "outside"
+        case -1:
+            return "kept over attempts"
+        case number:
+            return f"attempt {number}"
+
+
+def _place(task_id: str, map_index: int | None) -> str:
+    return task_id if map_index is None else f"{task_id}[{map_index}]"
+
+
+def _other(run_id: str, own: str) -> str:
+    return "" if run_id == own else run_id
 
 
 def _told(event: Event) -> str:

@@ -117,20 +117,18 @@ def _add_running(commands: Any) -> None:
     demo.add_argument("--pause-s", type=_seconds, default=0.0, metavar="N", help="seconds to pause between two tasks")
     run = _add(commands, "run", running.run)
     run.add_argument("target", metavar="TARGET", help=_TARGET)
-    run.add_argument(
-        "-p",
-        "--param",
-        action="append",
-        default=[],
-        dest="params",
-        metavar="NAME=TEXT",
-        help="a param of the run; NAME:=JSON for anything but text (-p n:=3)",
-    )
+    _add_params(run)
     run.add_argument("--run-id", metavar="ID", help="the run's id; one that is there already means that run")
     resume = _add(commands, "resume", running.resume)
     _add_run(resume)
     resume.add_argument("target", metavar="TARGET", help=_TARGET)
-    for parser in (demo, run, resume):
+    fork = _add(commands, "fork", running.fork)
+    _add_run(fork)
+    fork.add_argument("target", metavar="TARGET", help=_TARGET)
+    fork.add_argument("--from", dest="from_task", metavar="TASK", required=True, help="the first task to run again")
+    _add_params(fork)
+    fork.add_argument("--run-id", metavar="ID", help="the new run's id, which must be free")
+    for parser in (demo, run, resume, fork):
         _add_backend(parser)
 
 
@@ -154,6 +152,11 @@ def _add_looking(commands: Any) -> None:
     get.add_argument("--raw", action="store_true", help="print a text as it is, anything else as compact JSON")
     get.add_argument("--reveal", action="store_true", help="print it though it is sensitive")
     _add_run(_add(commands, "events", looking.events))
+    _add_run(_add(commands, "lineage", looking.lineage))
+    render = _add(commands, "render", looking.render)
+    _add_run(render)
+    render.add_argument("template", metavar="TEMPLATE", help="the text, with {{ xcom.task.key.path }} and {{ run.id }} in it")
+    render.add_argument("--reveal", action="store_true", help="print it though it reads a sensitive value")
 
 
 def _add_asking(commands: Any) -> None:
@@ -185,6 +188,18 @@ def _add_keeping(commands: Any) -> None:
         # In the place of `--store`, which would be easy to forget where a file is written or judged.
         parser.add_argument("store", metavar="DB", help="the store")
     backup.add_argument("target", metavar="TARGET", help="where the copy goes; never over a file that is there")
+
+
+def _add_params(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-p",
+        "--param",
+        action="append",
+        default=[],
+        dest="params",
+        metavar="NAME=TEXT",
+        help="a param of the run; NAME:=JSON for anything but text (-p n:=3)",
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The commands that run something: `demo`, `run` and `resume`."""
+"""The commands that run something: `demo`, `run`, `resume` and `fork`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,7 @@ import anyio
 from dagrelay.cli.exits import CommandError, ExitCode
 from dagrelay.cli.interrupts import Interrupted, Stop, until_signal
 from dagrelay.cli.output import as_dict, compact_json, readable_json, seconds, table, tell, write, write_json
-from dagrelay.cli.places import command, store_path
+from dagrelay.cli.places import command, existing_store, store_path
 from dagrelay.cli.target import Target, load_target
 from dagrelay.examples import weather
 from dagrelay.model.states import RunState, TaskState
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dagrelay.model.records import TaskInstance
+    from dagrelay.runtime.handle import RunHandle
     from dagrelay.runtime.result import RunResult
 
-__all__ = ("demo", "parse_params", "resume", "run", "until_end")
+__all__ = ("demo", "fork", "parse_params", "resume", "run", "until_end")
 
 _DEMO: Final = Target(dag=weather.dag, text="dagrelay.examples.weather:dag")
 _PARAM: Final = re.compile(r"(?P<name>[^:=]+)(?P<is_json>:?)=(?P<text>.*)", re.DOTALL)
@@ -57,7 +59,8 @@ def demo(options: Namespace) -> ExitCode:
         sys.stdout.flush()
 
     params = {"pause_s": options.pause_s}
-    result = _carry_out(options, store, run_id, _DEMO, params=params, announce=announce)
+    start = partial(_start, target=_DEMO, params=params, run_id=run_id)
+    result = _carry_out(options, store, run_id, _DEMO, start=start, announce=announce)
     if options.json:
         return _show_json(result, store, _DEMO)
     if result.state is not RunState.SUCCESS:
@@ -78,7 +81,28 @@ def run(options: Namespace) -> ExitCode:
         _notice(f"run {run_id} of {target.text}; if anything stops it, go on with:")
         _notice(f"  {_resume_command(store, run_id, target)}")
 
-    result = _carry_out(options, store, run_id, target, params=params, announce=announce)
+    start = partial(_start, target=target, params=params, run_id=run_id)
+    result = _carry_out(options, store, run_id, target, start=start, announce=announce)
+    return _show_json(result, store, target) if options.json else _show(result)
+
+
+async def _start(runtime: Runtime, *, target: Target, params: dict[str, Any], run_id: str) -> RunHandle:
+    return await runtime.start(target.dag, params=params, run_id=run_id)
+
+
+def fork(options: Namespace) -> ExitCode:
+    """Begin a new run with what another one has come to, run a task of it and all that follows anew, and show what came of it."""
+    target, store, params = load_target(options.target), existing_store(options), parse_params(options.params)
+    run_id = options.run_id or Environment().new_run_id()
+
+    def announce() -> None:
+        _notice(f"run {run_id} of {target.text}, forked from {options.run}; if anything stops it, go on with:")
+        _notice(f"  {_resume_command(store, run_id, target)}")
+
+    async def start(runtime: Runtime) -> RunHandle:
+        return await runtime.fork(options.run, target.dag, from_task=options.from_task, params=params, new_run_id=run_id)
+
+    result = _carry_out(options, store, run_id, target, start=start, announce=announce)
     return _show_json(result, store, target) if options.json else _show(result)
 
 
@@ -131,12 +155,18 @@ def _json(name: str, text: str) -> Any:
 
 
 def _carry_out(
-    options: Namespace, store: Path, run_id: str, target: Target, *, params: dict[str, Any], announce: Callable[[], None]
+    options: Namespace,
+    store: Path,
+    run_id: str,
+    target: Target,
+    *,
+    start: Callable[[Runtime], Awaitable[RunHandle]],
+    announce: Callable[[], None],
 ) -> RunResult:
     async def work(stop: Stop) -> RunResult:
         async with Runtime(store) as runtime:
             stop.gently = runtime.wind_down
-            handle = await runtime.start(target.dag, params=params, run_id=run_id)
+            handle = await start(runtime)
             announce()  # The run is recorded, so that the command printed works from now on.
             return await handle.result(raise_on_failure=False)
 
