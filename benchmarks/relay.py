@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from dagrelay import DAG, Durability, Runtime, TaskContext
 from measuring import serve
-from workloads import WARM_UP, WORKLOADS, Value, Workload, body
+from workloads import PAD, WARM_UP, WORKLOADS, Value, Workload, body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -61,8 +61,27 @@ def make_dag(workload: Workload) -> tuple[DAG, Task[Value]]:
     return dag, tasks[-1]
 
 
+def _make_mapped_dag(workload: Workload) -> tuple[DAG, Task[Value]]:
+    """Return a workload of a source, many tasks below it and a sink as one task mapped over a list."""
+    dag = DAG(workload.name)
+
+    @dag.task
+    async def source() -> list[int]:
+        return [0] * (workload.size - 2)
+
+    @dag.task
+    async def element(number: int = source.each) -> Value:
+        return body([{"n": number, "pad": PAD}])
+
+    @dag.task
+    async def sink(values: list[Any] = element.outputs) -> Value:
+        return body(values)
+
+    return dag, sink
+
+
 async def _main(durability: Durability, workload: Workload, folder: Path) -> None:
-    dag, last = make_dag(workload)
+    dag, last = (_make_mapped_dag if workload.is_mapped else make_dag)(workload)
     async with Runtime(folder / "runs.db", durability=durability) as runtime:
         warm_up, _ = make_dag(WARM_UP)
         await runtime.run(warm_up)

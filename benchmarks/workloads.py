@@ -9,11 +9,11 @@ import random
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-__all__ = ("WARM_UP", "WORKLOADS", "Value", "Workload", "body", "chain", "wide")
+__all__ = ("PAD", "WARM_UP", "WORKLOADS", "Value", "Workload", "body", "chain", "wide")
 
 Value: TypeAlias = dict[str, Any]
 
-_PAD: Final = "x" * 180
+PAD: Final = "x" * 180
 """Makes a value about 200 bytes of JSON."""
 _ROWS: Final = [f"{number:060d}" for number in range(4096)]
 """Makes a value about 256 KiB of JSON."""
@@ -28,6 +28,8 @@ class Workload:
     title: str
     parents: tuple[tuple[int, ...], ...]
     is_big: bool = False
+    is_mapped: bool = False
+    """Whether a system that can map over a list does so, rather than have a task for each element."""
 
     @property
     def size(self) -> int:
@@ -55,7 +57,7 @@ class Workload:
 def body(values: list[Value], *, is_big: bool = False) -> Value:
     """Return a task's value: the first parent's, with a number that depends on every parent. The only body there is."""
     if not values:
-        return {"n": 0, "rows": _ROWS} if is_big else {"n": 0, "pad": _PAD}
+        return {"n": 0, "rows": _ROWS} if is_big else {"n": 0, "pad": PAD}
     return {**values[0], "n": (sum(value["n"] for value in values) + 1) % _MODULUS}
 
 
@@ -90,6 +92,7 @@ WORKLOADS: Final = {
         Workload("chain", "chain of 1,000", chain(1000)),
         Workload("fan", "source -> 1,000 tasks -> sink", _fan(1000)),
         Workload("layered", "20 layers of 50, three random parents each (seed 7), and a sink: 1,001 tasks", _layered(20, 50)),
+        Workload("map", "a list of 10,000 -> a task mapped over it -> a sink", _fan(10_000), is_mapped=True),
         Workload("big-values", "chain of 50 with values of 256 KiB", chain(50), is_big=True),
     )
 }

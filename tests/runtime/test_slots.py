@@ -13,15 +13,16 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
-from dagrelay import DAG, Limits, Pool, Runtime, TaskFailedError, TaskStateChanged, TaskTimeoutError
+from dagrelay import DAG, Limits, MemoryStore, Pool, Runtime, TaskFailedError, TaskStateChanged, TaskTimeoutError
 from dagrelay.runtime.attempt import CARRIED, CancelReason
+from dagrelay.testing import FaultyStore
 from tests.runtime.probes import PATIENCE_S, Probe
 from tests.runtime.test_hosting import ASYNCIO, Demands, at_once, house
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from dagrelay import Durability, Store
+    from dagrelay import Durability, Store, TaskContext
     from dagrelay.runtime.attempt import Attempt
     from tests.runtime.test_hosting import House, Piece
 
@@ -236,7 +237,7 @@ async def test_what_a_handler_leaves_behind_parks_nothing() -> None:
 @asynccontextmanager
 async def parked(here: House, piece: Piece) -> AsyncGenerator[None]:
     """Park as an attempt does."""
-    here.hosting.leave_slot(piece.attempt)
+    here.hosting.leave_slot(piece.attempt, keeps_room=False)
     try:
         yield
     finally:
@@ -434,7 +435,7 @@ async def test_what_has_ended_parks_nothing() -> None:
         waiter = Waiter(here)
         piece = here.submit(at_once)
         await here.ran(piece)
-        here.hosting.leave_slot(piece.attempt)
+        here.hosting.leave_slot(piece.attempt, keeps_room=False)
         assert here.hosting.statistics().parked == 1
         await here.hosting.regain_slot(piece.attempt)
         waiter.go.set()
@@ -531,3 +532,39 @@ async def test_slots_are_kept_whatever_happens(seed: int) -> None:
             piece.outcome for piece in pieces if not isinstance(piece.outcome, NoneType | anyio.get_cancelled_exc_class())
         ] == []
         assert here.hosting.statistics().parked == 0
+
+
+async def test_who_waits_for_the_disk_lends_his_slot_to_other_runs_only() -> None:
+    """A value that can't be accepted yet holds up its own run; another's task starts in the meantime."""
+    store = FaultyStore(MemoryStore())
+    go, polite_ran, started = anyio.Event(), anyio.Event(), list[str]()
+    flood, polite = DAG("flood"), DAG("polite")
+
+    async def push(ctx: TaskContext) -> None:
+        started.append(ctx.task_id)
+        await go.wait()
+        await ctx.xcom.push("k", "x" * 60)
+
+    async def run() -> None:
+        polite_ran.set()
+
+    for number in range(4):
+        flood.add(push, id=f"t{number}")
+    polite.add(run)
+    async with Runtime(store, max_concurrency=2, limits=Limits(max_pending_bytes=100)) as runtime:
+        flooding = await runtime.start(flood)
+        await anyio.wait_all_tasks_blocked()
+        waiting = await runtime.start(polite)
+        await anyio.wait_all_tasks_blocked()
+        assert not polite_ran.is_set()
+
+        store.writes.shut()
+        go.set()
+        await anyio.wait_all_tasks_blocked()
+
+        assert polite_ran.is_set()
+        assert started == ["t0", "t1"], "the run that waits holds no more values than it may have attempts"
+        store.writes.open()
+        assert (await flooding.result()).state == "success"
+        await waiting.result()
+        assert runtime.statistics().admission.running == 0

@@ -81,7 +81,7 @@ class Facts:
     has_time_limit: bool = False
 
     @asynccontextmanager
-    async def parked(self) -> AsyncGenerator[None]:
+    async def parked(self, *, keeps_room: bool = False) -> AsyncGenerator[None]:  # noqa: ARG002 - as the protocol has it
         """Hold no slot anyway."""
         yield
 

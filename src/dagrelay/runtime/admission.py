@@ -169,7 +169,8 @@ class Admission(Generic[W]):
 
     def enter(self, owner: Hashable, limit: int | None) -> None:
         """Open a line for a run, of which at most `limit` attempts run at once."""
-        self._lines[owner] = _Line(maxsize if limit is None else limit)
+        # No more than there are slots, so that one whose attempts have lent theirs out does not start all the more.
+        self._lines[owner] = _Line(self.slots if limit is None else min(limit, self.slots))
 
     def leave(self, owner: Hashable) -> None:
         """Close a run's line, in which none waits to start by then."""
@@ -271,6 +272,14 @@ class Admission(Generic[W]):
     def release(self, owner: Hashable, pool: str | None = None) -> None:
         """Give the slot of a run's attempt back."""
         self._running -= 1
+        self.leave_room(owner, pool)
+
+    def lend(self) -> None:
+        """Give the slot of an attempt to other runs; it keeps its run's room and its pool's until `leave_room`."""
+        self._running -= 1
+
+    def leave_room(self, owner: Hashable, pool: str | None = None) -> None:
+        """Give back what an attempt has kept that lent its slot; it comes back, if it does, as any that was parked."""
         line = self._lines.get(owner)
         if line is not None:
             line.running -= 1

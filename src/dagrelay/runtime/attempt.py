@@ -69,8 +69,8 @@ class CancelReason(StrEnum):
 class SlotKeeper(Protocol):
     """What an attempt asks of its host when it parks."""
 
-    def leave_slot(self, attempt: Attempt) -> None:
-        """Give the attempt's slot to others."""
+    def leave_slot(self, attempt: Attempt, *, keeps_room: bool) -> None:
+        """Give the attempt's slot to others, or, where it keeps its run's room, to others' runs."""
         ...
 
     async def regain_slot(self, attempt: Attempt) -> None:
@@ -170,8 +170,10 @@ class Attempt:
             self.run.data.broker.cast(self.run.data.book, operation)
 
     @asynccontextmanager
-    async def parked(self) -> AsyncGenerator[None]:
+    async def parked(self, *, keeps_room: bool = False) -> AsyncGenerator[None]:
         """Hold no slot inside, as while the handler waits for others; leaving waits for one.
+
+        One that `keeps_room` leaves its slot to other runs only, as it holds a value that waits for the disk.
 
         Where several tasks of one handler are in it at once, the slot comes back when the last of them leaves.
 
@@ -184,7 +186,7 @@ class Attempt:
         self.ensure_started()
         threads = 0 if self.task.is_async else 1  # A thread that waits is not one of those that may run at once.
         self.run.threads.total_tokens += threads
-        keeper.leave_slot(self)
+        keeper.leave_slot(self, keeps_room=keeps_room)
         try:
             yield
         finally:
@@ -345,7 +347,9 @@ class Attempt:
             self._suspended()
             if size:
                 await data.broker.make_budget(data.book, size)
-            await data.broker.wait_for_room()
+            if data.broker.is_congested:
+                async with self.parked(keeps_room=True):
+                    await data.broker.wait_for_room()
             # Others have moved the timeline on meanwhile.
             entries = placed(data.book, entries)
         return self._outcome(TaskState.SUCCESS, entries=entries, follows=follows)

@@ -48,6 +48,8 @@ class HostingStatistics:
 class _Parked:
     """An attempt that has started and holds no slot."""
 
+    keeps_room: bool
+    """Whether it has only lent its slot, and others of its run can't start in its stead."""
     depth: int = 1
     """How many of its handler's tasks wait for others."""
     place: Place[Attempt] | None = None
@@ -131,14 +133,22 @@ class Hosting:
 
     # ------------------------------------------------------------------------------------------------------- parked
 
-    def leave_slot(self, attempt: Attempt) -> None:
-        """Give the slots of a running attempt to others, as it waits for something; each call is followed by `regain_slot`."""
+    def leave_slot(self, attempt: Attempt, *, keeps_room: bool) -> None:
+        """Give the slots of a running attempt to others, as it waits for something; each call is followed by `regain_slot`.
+
+        One that `keeps_room` gives them to other runs only: what waits holds a value, and a run may hold no more of them at once
+        than its attempts may be.
+        """
         if attempt.slot_keeper is None:
             return  # It has ended meanwhile, and somebody it left behind waits.
         parked = self._parked.get(attempt)
         if parked is None:
-            self._parked[attempt] = _Parked()
-            self._release(attempt)
+            self._parked[attempt] = _Parked(keeps_room)
+            if keeps_room:
+                self._admission.lend()
+                self._let_go_on()
+            else:
+                self._release(attempt)
             self.wake()
         else:
             parked.depth += 1
@@ -157,14 +167,14 @@ class Hosting:
             return
         if attempt.cancel_reason is None:
             task = attempt.task
+            self._leave_room(attempt, parked)
             parked.is_decided = anyio.Event()
             parked.place = self._admission.come_back(attempt.owner, attempt, task.pool, task.priority)
             self._let_go_on()
             try:
                 if not parked.is_decided.is_set():
-                    with anyio.CancelScope(
-                        shield=True
-                    ):  # A part of the handler that was cancelled does not run on without a slot.
+                    # A part of the handler that was cancelled does not run on without a slot.
+                    with anyio.CancelScope(shield=True):
                         await parked.is_decided.wait()
             finally:
                 self._decide(parked)
@@ -184,6 +194,12 @@ class Hosting:
             self._admission.give_up(parked.place)
             parked.place = None
             parked.is_decided.set()
+
+    def _leave_room(self, attempt: Attempt, parked: _Parked) -> None:
+        """Give back what an attempt has kept that only lent its slot."""
+        if parked.keeps_room:
+            parked.keeps_room = False
+            self._admission.leave_room(attempt.owner, attempt.task.pool)
 
     def _release(self, attempt: Attempt) -> None:
         """Take an attempt's slots back."""
@@ -297,6 +313,7 @@ class Hosting:
             if parked is None:
                 self._release(attempt)
             else:
+                self._leave_room(attempt, parked)
                 self._decide(parked)
             attempt.on_end(attempt, is_taken)
 

@@ -242,6 +242,17 @@ class Broker:
         """Whether so much awaits its commit that producers should wait."""
         return self._room.is_congested
 
+    def has_room(self, book: RunBook, size: int) -> bool:
+        """Whether `size` bytes of a run can be accepted now, beside what awaits its commit."""
+        return self._room.fits(book, size)
+
+    async def wait_for_room_for(self, book: RunBook, size: int) -> None:
+        """Wait until they can.
+
+        Cancellation: nothing is left behind.
+        """
+        await self._room.wait_for(book, size)
+
     async def wait_for_room(self) -> None:
         """Wait until less awaits its commit.
 

@@ -44,12 +44,14 @@ class Room:
 
         Cancellation: nothing is left behind.
         """
-        while not self._is_closed and not self._fits(book.account.pending_bytes, size):
+        while not self.fits(book, size):
             await self._wait_for_less()
 
-    def _fits(self, own: int, size: int) -> bool:
+    def fits(self, book: RunBook, size: int) -> bool:
+        """Whether `size` bytes of a run fit now, or nothing will be committed any more."""
+        own = book.account.pending_bytes
         is_fair = own == 0 or own + size <= self._limit // 2
-        return is_fair and (self.pending_bytes == 0 or self.pending_bytes + size <= self._limit)
+        return self._is_closed or (is_fair and (self.pending_bytes == 0 or self.pending_bytes + size <= self._limit))
 
     async def _wait_for_less(self) -> None:
         if self._less is None:

@@ -47,8 +47,8 @@ class AttemptFacts(Protocol):
         """Have its start recorded before anything it writes."""
         ...
 
-    def parked(self) -> AbstractAsyncContextManager[None]:
-        """Hold no slot inside; leaving it waits for one."""
+    def parked(self, *, keeps_room: bool = ...) -> AbstractAsyncContextManager[None]:
+        """Hold no slot inside, or leave it to other runs only; leaving it waits for one."""
         ...
 
     def note_reads(self, texts: Iterable[str]) -> None:

@@ -122,6 +122,10 @@ class TaskPushes(Bound):
         self._attempt.ensure_started()
         if lifetime == "task" and self._streams is not None and self._streams.has_item_in_hand:
             return await self._streams.held.hold(drafts)
+        size = sum(len(draft.value) for draft in drafts)
+        if not data.broker.has_room(data.book, size):
+            async with self._attempt.parked(keeps_room=True):
+                await data.broker.wait_for_room_for(data.book, size)
         return await data.broker.push(
             data.book,
             instance=self._instance,
