@@ -260,7 +260,7 @@ def test_what_is_refused_is_told_with_its_reason(waiting: Cli) -> None:
         return done.err
 
     assert "no run 'r11' in this store; did you mean 'r1'?" in refused("r11", "approve", "--approve")
-    assert "no task 'aprove'; did you mean 'approve'?" in refused("r1", "aprove", "--approve")
+    assert "no task 'approv'; did you mean 'approve'?" in refused("r1", "approv", "--approve")
     assert "has a handler" in refused("r1", "build", "1")
     assert "$.by" in refused("r1", "approve", '{"approved": true, "by": 1}')
     assert cli("provide", "r1", "count", "1").code == 0
