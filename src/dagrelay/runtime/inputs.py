@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from dagrelay.dag.inputs import Read
 from dagrelay.model.missing import MISSING
 from dagrelay.stores.base import Lookup
+from dagrelay.stores.operations import RETURN_VALUE
 from dagrelay.templates import missing_key_hint
 from dagrelay.xcom.cache import Resident
 from dagrelay.xcom.lineage import read_text
@@ -98,11 +99,14 @@ async def fetch(data: RunData, reads: Sequence[Read], earlier: Sequence[Read] = 
 
 def noted(data: RunData, values: Values) -> list[str]:
     """Return what was found, for the attempt's lineage. It is made for every attempt, and costs next to nothing."""
-    texts: list[str] = []
+    instances, texts = data.instances, list[str]()
     for read, found in values.items():
+        if type(found) is Resident and read.key == RETURN_VALUE:
+            texts.append(f'["{instances[read.index].task_id}",{found.slot}]')  # What `read_text` makes of nearly all reads.
+            continue
         if found is None:
             continue
-        instance = data.instances[read.index]
+        instance = instances[read.index]
         if isinstance(found, Resident):
             texts.append(read_text(instance.task_id, found.slot, read.key))
         elif isinstance(found, Earlier):

@@ -73,21 +73,18 @@ class Reads:
 
     def text(self, mark: str | None) -> str | None:
         """Return them as the text that is stored; None if there are none, and no mark of a fork."""
-        left_out = [str(self._left_out)] if self._left_out else []
-        return _joined([*self._texts, *left_out], mark)
+        parts = [] if mark is None else [f'"{mark}"']
+        parts += self._texts
+        if self._left_out:
+            parts.append(str(self._left_out))
+        return f"[{','.join(parts)}]" if parts else None
 
 
 def lineage_text(reads: Sequence[str], mark: str | None) -> str | None:
     """Return reads that are all different as the text that is stored; None if there are none, and no mark of a fork."""
-    if len(reads) > MAX_READS:
+    if len(reads) > MAX_READS or mark is not None:
         return Reads(reads).text(mark)
-    return _joined(reads, mark)
-
-
-def _joined(parts: Sequence[str], mark: str | None) -> str | None:
-    if mark is not None:
-        parts = [f'"{mark}"', *parts]
-    return f"[{','.join(parts)}]" if parts else None
+    return f"[{','.join(reads)}]" if reads else None
 
 
 def mark_of(text: str | None) -> str | None:
