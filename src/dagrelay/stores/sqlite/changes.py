@@ -209,13 +209,13 @@ class Changes:
         for run_pk, task_pks in tasks.items():
             for chunk in _chunks(task_pks):
                 self._instances.update(dict.fromkeys([(run_pk, task_pk, rows.UNMAPPED) for task_pk in chunk]))
-                self._take(_GET_INSTANCES, (run_pk, rows.UNMAPPED, *chunk))
+                self._read_instances(_GET_INSTANCES, (run_pk, rows.UNMAPPED, *chunk))
         for (run_pk, task_pk), indices in elements.items():
             for chunk in _chunks(indices):
                 self._instances.update(dict.fromkeys([(run_pk, task_pk, index) for index in chunk]))
-                self._take(_GET_ELEMENTS, (run_pk, task_pk, *chunk))
+                self._read_instances(_GET_ELEMENTS, (run_pk, task_pk, *chunk))
 
-    def _take(self, question: str, values: tuple[int, ...]) -> None:
+    def _read_instances(self, question: str, values: tuple[int, ...]) -> None:
         for found in self.cursor.execute(question, values):
             place, row = rows.decode_instance(self.path, found)
             self._instances[place] = row
