@@ -80,12 +80,12 @@ class StreamWriter:
             if channel.has_room(size) and not streams.broker.is_congested and not streams.book.is_over_budget(self._size + size):
                 break
             await self._wait(size)
-        self._take(channel.accepted if seq is None else seq, item, size)
+        self._gather(channel.accepted if seq is None else seq, item, size)
         self._appended += 1
         if self._appended % _APPENDS_BETWEEN_CHECKPOINTS == 0:
             await anyio.lowlevel.checkpoint()
 
-    def _take(self, seq: int, item: bytes, size: int) -> None:
+    def _gather(self, seq: int, item: bytes, size: int) -> None:
         channel, runs = self._channel, self._runs
         if (
             not runs

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ("StreamTests",)
 
 
-async def read(store: Store, story: Story, *, generation: int = 1, from_seq: int = 0, max_bytes: int = 1_000) -> StreamPage:
+async def _read(store: Store, story: Story, *, generation: int = 1, from_seq: int = 0, max_bytes: int = 1_000) -> StreamPage:
     """Read the stream `rows` of task `a`, and the position of task `b` in it."""
     query = StreamQuery(
         producer=story.key("a"),
@@ -32,12 +32,12 @@ async def read(store: Store, story: Story, *, generation: int = 1, from_seq: int
     return await store.stream(query)
 
 
-def firsts_of(page: StreamPage) -> list[int]:
+def _firsts_of(page: StreamPage) -> list[int]:
     """Return where the chunks of a page begin."""
     return [chunk.first_seq for chunk in page.chunks]
 
 
-def items_of(page: StreamPage) -> list[tuple[int, bytes]]:
+def _items_of(page: StreamPage) -> list[tuple[int, bytes]]:
     """Return each item of a page with its seq."""
     return [
         (seq, item) for chunk in page.chunks for seq, item in enumerate(unpack_items(chunk.count, chunk.items), chunk.first_seq)
@@ -57,8 +57,8 @@ class StreamTests(StoreContract):
             story.append("a", "rows", [b"0", b"", b"22"]),
             story.append("a", "rows", [b"3"], first_seq=7, is_numbered=True),
         )
-        page = await read(store, story)
-        assert items_of(page) == [(0, b"0"), (1, b""), (2, b"22"), (7, b"3")]
+        page = await _read(store, story)
+        assert _items_of(page) == [(0, b"0"), (1, b""), (2, b"22"), (7, b"3")]
         assert [chunk.serializer for chunk in page.chunks] == ["json", "json"]
         assert page.head is not None
         assert (page.head.generation, page.head.next_seq, page.head.attempt, page.head.count) == (1, 8, 1, 4)
@@ -70,7 +70,7 @@ class StreamTests(StoreContract):
         story = Story()
         for told in (None, story.create("a", "b"), story.append("a", "other", [b"1"])):
             await accept(store, *([] if told is None else [told]))
-            page = await read(store, story)
+            page = await _read(store, story)
             assert (page.head, page.position, page.chunks) == (None, None, ())
 
     async def test_a_page_holds_what_was_asked_for(self, store: Store) -> None:
@@ -78,13 +78,13 @@ class StreamTests(StoreContract):
         story = Story()
         chunks = [story.append("a", "rows", [b"x" * 92, b"y"], first_seq=2 * n) for n in range(4)]
         await accept(store, story.create("a", "b"), *chunks)
-        assert firsts_of(await read(store, story, from_seq=3, max_bytes=210)) == [2, 4]
-        assert firsts_of(await read(store, story, from_seq=4, max_bytes=1)) == [4]
-        assert firsts_of(await read(store, story, from_seq=8)) == []
-        assert firsts_of(await read(store, story, generation=2)) == []
+        assert _firsts_of(await _read(store, story, from_seq=3, max_bytes=210)) == [2, 4]
+        assert _firsts_of(await _read(store, story, from_seq=4, max_bytes=1)) == [4]
+        assert _firsts_of(await _read(store, story, from_seq=8)) == []
+        assert _firsts_of(await _read(store, story, generation=2)) == []
         gap = story.append("a", "rows", [b"z"], first_seq=20)
         await accept(store, gap)
-        assert firsts_of(await read(store, story, from_seq=10)) == [20]
+        assert _firsts_of(await _read(store, story, from_seq=10)) == [20]
 
     async def test_a_place_is_taken_once(self, store: Store) -> None:
         """Nothing is overwritten, nor put between, nor added to a generation that is over."""
@@ -96,7 +96,7 @@ class StreamTests(StoreContract):
             story.append("a", "rows", [b"x"], generation=1, first_seq=9),
         ):
             assert isinstance(await refusal(store, op), XComConflictError)
-        assert items_of(await read(store, story, generation=2)) == [(0, b"0"), (1, b"1")]
+        assert _items_of(await _read(store, story, generation=2)) == [(0, b"0"), (1, b"1")]
 
     async def test_a_generation_takes_the_place_of_the_one_before(self, store: Store) -> None:
         """Its items go, and weigh nothing any more."""
@@ -104,8 +104,8 @@ class StreamTests(StoreContract):
         await accept(store, story.create("a", "b"), story.append("a", "rows", [b"old"] * 100), story.append("a", "k", [b"other"]))
         before = await store.stored_bytes("run")
         await accept(store, story.append("a", "rows", [b"new"], generation=2))
-        assert items_of(await read(store, story)) == []
-        assert items_of(await read(store, story, generation=2)) == [(0, b"new")]
+        assert _items_of(await _read(store, story)) == []
+        assert _items_of(await _read(store, story, generation=2)) == [(0, b"new")]
         assert await store.stored_bytes("run") == before - 99 * 7
 
     async def test_items_weigh_in_the_sum_of_a_run(self, store: Store) -> None:
@@ -131,12 +131,12 @@ class StreamTests(StoreContract):
             story.ack("b", "a", "other", 9),
             story.ack("a", "a", "rows", 1),
         )
-        assert (await read(store, story)).position == StreamPosition(generation=1, next_seq=2)
+        assert (await _read(store, story)).position == StreamPosition(generation=1, next_seq=2)
         assert await find(store, story.key("b"), "sum", (TASK_LIFETIME,)) == b"1"
         pushes = [event for event in await store.events("run") if isinstance(event, XComPushed)]
         assert [(event.task_id, event.key, event.attempt) for event in pushes] == [("b", "sum", 1)]
         await accept(store, story.ack("b", "a", "rows", 0))
-        assert (await read(store, story)).position == StreamPosition(generation=1, next_seq=0)
+        assert (await _read(store, story)).position == StreamPosition(generation=1, next_seq=0)
 
     async def test_an_attempt_that_is_over_neither_appends_nor_acknowledges(self, store: Store) -> None:
         """It is refused whole, its writes included."""
@@ -147,7 +147,7 @@ class StreamTests(StoreContract):
         for op in (story.append("a", "rows", [b"1"], first_seq=1), story.ack("a", "a", "rows", 1, {"k": b"1"})):
             assert isinstance(await refusal(store, op), StaleAttemptError)
         await accept(store, story.append("a", "rows", [b"1"], first_seq=1, attempt=2))
-        assert items_of(await read(store, story)) == [(0, b"0"), (1, b"1")]
+        assert _items_of(await _read(store, story)) == [(0, b"0"), (1, b"1")]
         assert await find(store, story.key("a"), "k", (TASK_LIFETIME,)) is None
 
     async def test_streams_belong_to_a_run_that_is_there(self, store: Store) -> None:
@@ -157,7 +157,7 @@ class StreamTests(StoreContract):
             assert isinstance(await refusal(store, op), RunNotFoundError)
         await accept(store, story.create("a", "b"), story.append("a", "rows", [b"0"]), story.ack("b", "a", "rows", 1))
         await accept(store, story.end(), story.delete_run())
-        page = await read(store, story)
+        page = await _read(store, story)
         assert (page.head, page.position, page.chunks) == (None, None, ())
         assert await store.stored_bytes("run") == 0
         assert isinstance(await refusal(store, story.append("a", "rows", [b"0"])), RunNotFoundError)
@@ -172,5 +172,5 @@ class StreamTests(StoreContract):
             story.ack("b", "a", "rows", 1, map_index=2),
         )
         query = StreamQuery(producer=story.key("a", 3), key="rows", consumer=story.key("b", 2), generation=1)
-        assert items_of(await store.stream(query)) == [(0, b"0")]
-        assert (await read(store, story)).head is None
+        assert _items_of(await store.stream(query)) == [(0, b"0")]
+        assert (await _read(store, story)).head is None
