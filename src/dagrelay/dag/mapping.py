@@ -36,6 +36,8 @@ class Elements:
 
     def at(self, map_index: int) -> tuple[Any, ...]:
         """Return the element of each axis at a map index; not copies."""
+        if len(self.axes) == 1:
+            return (self.axes[0][map_index],)
         found: list[Any] = []
         for axis in reversed(self.axes):
             map_index, place = divmod(map_index, len(axis))

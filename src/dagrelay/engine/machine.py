@@ -34,7 +34,15 @@ from dagrelay.engine.protocol import (
     WaitForRetry,
     WithdrawAttempts,
 )
-from dagrelay.model.states import ENDED_TASK_STATES, LIVE_TASK_STATES, RunState, TaskState, TriggerRule, check_task_transition
+from dagrelay.model.states import (
+    ENDED_TASK_STATES,
+    LIVE_TASK_STATES,
+    TASK_TRANSITIONS,
+    RunState,
+    TaskState,
+    TriggerRule,
+    check_task_transition,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -347,7 +355,9 @@ class RunMachine:
             ended.append(index)
 
     def _move(self, index: int, state: TaskState) -> None:
-        check_task_transition(self.plan.task_ids[self.task_of(index)], self.states[index], state)
+        old = self.states[index]
+        if state not in TASK_TRANSITIONS[old]:
+            check_task_transition(self.plan.task_ids[self.task_of(index)], old, state)
         self.states[index] = state
 
     # ----------------------------------------------------------------------------------------------------- choices

@@ -34,6 +34,8 @@ class RunState(StrEnum):
 class TaskState(StrEnum):
     """The state of a task instance."""
 
+    __hash__ = str.__hash__  # Enum's own is written in Python, and states are looked up in sets and tables all the time.
+
     PENDING = "pending"
     QUEUED = "queued"
     RUNNING = "running"

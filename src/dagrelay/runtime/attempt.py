@@ -16,7 +16,7 @@ import anyio.to_thread
 import attrs
 
 from dagrelay.dag.filling import fill
-from dagrelay.dag.plan import CHOOSING_KINDS
+from dagrelay.dag.plan import CHOOSING_KINDS, TaskKind
 from dagrelay.errors import (
     DagrelayError,
     RetryAfter,
@@ -330,7 +330,7 @@ class Attempt:
         data, task = self.run.data, self.task
         entries: tuple[NewEntry, ...] = ()
         follows = None
-        if task.kind in CHOOSING_KINDS:
+        if task.kind is not TaskKind.PLAIN and task.kind in CHOOSING_KINDS:
             follows, value = choose(data.plan, task, value)
         if task.auto_push:
             entries = data.door.returned(

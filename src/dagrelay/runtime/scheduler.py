@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, assert_never
 import anyio
 import attrs
 
-from dagrelay.dag.plan import OUTSIDE_KINDS
+from dagrelay.dag.plan import OUTSIDE_KINDS, TaskKind
 from dagrelay.engine.protocol import (
     AttemptEnded,
     AttemptStarted,
@@ -386,7 +386,8 @@ class Scheduler:
     def _start(self, unit: int, number: int) -> None:
         plan = self.facts.data.plan
         index = self.machine.task_of(unit)
-        if plan.tasks[index].kind in OUTSIDE_KINDS:
+        kind = plan.tasks[index].kind
+        if kind is not TaskKind.PLAIN and kind in OUTSIDE_KINDS:
             self._outside.start(index, number, self.machine.deadlines.get(index))
             if index in plan.followers:
                 self._post(_AttemptStarted(index))
