@@ -225,8 +225,9 @@ async def test_the_manager_lists_earlier_values_newest_first(open_store: Callabl
             await previous("counting", "count", before_run="r3", limit=0)
         wrongs: list[dict[str, Any]] = [{"dag_id": "/"}, {"task_id": "/"}, {"key": ""}, {"before_run": "/"}]
         for wrong in wrongs:
+            given: dict[str, Any] = {"dag_id": "d", "task_id": "t", "key": "k", "before_run": "r", **wrong}
             with pytest.raises(InvalidIdError):
-                await previous(**{"dag_id": "d", "task_id": "t", "key": "k", "before_run": "r", **wrong})
+                await previous(**given)
 
 
 # --------------------------------------------------------------------------------------------------------- another's run

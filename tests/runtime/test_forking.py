@@ -342,8 +342,8 @@ async def test_a_fork_that_can_not_be_made_is_refused(open_store: Callable[[], S
             (DAGValidationError, {"params": {"x": 1}}),
         ]
         for error, options in refusals:
+            usual: dict[str, Any] = {"run_id": "old", "dag": dag, "from_task": "total"}
             with pytest.raises(error):
-                usual: dict[str, Any] = {"run_id": "old", "dag": dag, "from_task": "total"}
                 await runtime.fork(**{**usual, **options})
         assert [run.run_id for run in await runtime.runs()] == ["old"]
     with pytest.raises(RuntimeClosedError):
@@ -450,7 +450,7 @@ async def test_values_are_missing_and_typed_in_a_fork_as_in_any_run(open_store: 
         return 1
 
     @new.task(id="b")
-    async def new_b(ctx: TaskContext, x: Any = new_a.xcom("return_value")) -> int:
+    async def new_b(ctx: TaskContext, x: int = new_a.output) -> int:
         with pytest.raises(XComNotFoundError):
             await ctx.xcom.pull(new_a, "nothing")
         await ctx.xcom.pull(new_a, as_type=str)
