@@ -18,6 +18,8 @@ from dagrelay import (
     TaskFailedError,
     TaskNotFoundError,
     XComNotFoundError,
+    each,
+    resolve_templates,
     template,
 )
 from tests.runtime.probes import PATIENCE_S, Probe, chain_of
@@ -149,3 +151,21 @@ async def test_a_bug_in_a_scheduler_reaches_whoever_awaits_the_run_and_nobody_el
         result = await runtime.resume("r", dag)
         assert (result.state, result["b"]) == (RunState.SUCCESS, "ab")
     assert "scheduler.died" in [record.message for record in caplog.records]
+
+
+async def test_from_outside_the_values_of_a_mapped_task_are_asked_for_by_element(open_store: Callable[[], Store]) -> None:
+    """Who forgets that is told so, and not to mean the key that was asked for."""
+    dag = DAG("d")
+
+    @dag.task
+    async def double(number: int = each([1, 2])) -> int:
+        return number * 2
+
+    async with Runtime(open_store()) as runtime:
+        result = await runtime.run(dag, run_id="r")
+        assert result.outputs(double) == [2, 4]
+        assert await runtime.xcom.pull("r", "double", map_index=1) == 4
+        with pytest.raises(XComNotFoundError, match=r"\(the task is success\); it is mapped, and has its values by map_index$"):
+            await runtime.xcom.pull("r", "double")
+        with pytest.raises(XComNotFoundError, match=r"it is mapped, and has its values by map_index; \{\{ xcom\.double \}\}"):
+            await resolve_templates("{{ xcom.double }}", "r", runtime.xcom)
