@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 import dagrelay
-from dagrelay import Runtime, TaskContext, errors
+from dagrelay import DAG, Pool, RunResult, Runtime, TaskContext, TaskXCom, XComManager, errors
 from dagrelay.cli.exits import ExitCode
 from dagrelay.cli.main import make_parser
 from dagrelay.dag.options import OPTION_NAMES
@@ -153,8 +153,13 @@ def test_every_exit_code_is_documented() -> None:
         ("options of a task", OPTION_NAMES | {"id"}),
         ("options of the runtime", set(inspect.signature(Runtime).parameters) - {"environment"}),
         ("methods of the runtime", {name for name, value in inspect.getmembers(Runtime) if inspect.isfunction(value)}),
+        ("methods of a DAG", {name for name, value in inspect.getmembers(DAG) if inspect.isfunction(value)} - {"check_params"}),
+        ("methods of a result", {name for name, value in inspect.getmembers(RunResult) if inspect.isfunction(value)}),
+        ("methods of ctx.xcom", {name for name, value in inspect.getmembers(TaskXCom) if inspect.isfunction(value)}),
+        ("methods of runtime.xcom", {name for name, value in inspect.getmembers(XComManager) if inspect.isfunction(value)}),
         ("limits", {field.name for field in attrs.fields(Limits)}),
-        ("states", {*map(str, RunState), *map(str, TaskState)} - {"waiting"}),
+        ("options of a pool", {field.name for field in attrs.fields(Pool)}),
+        ("states", {*map(str, RunState), *map(str, TaskState)}),
         ("trigger rules", set(map(str, TriggerRule))),
         ("the context", {name for name in dir(TaskContext) if not name.startswith("_")}),
         ("classes", {name for name in dagrelay.__all__ if name[0].isupper()} - {"TaskInstance", "XComValue"}),
@@ -163,9 +168,20 @@ def test_every_exit_code_is_documented() -> None:
 def test_what_there_is_is_documented(what: str, names: set[str]) -> None:
     """By its name, in code."""
     known = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`]+`|```.*?```", README, re.DOTALL))))
-    hidden = {"result_of"}
+    hidden = {"result_of", "not_found"}
 
     assert sorted(name for name in names - known - hidden if not name.startswith("_")) == [], what
+
+
+def test_every_link_leads_somewhere() -> None:
+    """To a heading of the README, or a file of the project."""
+    headings = re.findall(r"^#+ (.+)$", CODE.sub("", README), re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\(([^)\s]+)\)", CODE.sub("", README))
+
+    assert {"#mapping", "LICENSE"} <= set(links)
+    assert [link for link in links if link[0] == "#" and link[1:] not in anchors] == []
+    assert [link for link in links if link[0] != "#" and not (Path(__file__).parents[2] / link).exists()] == []
 
 
 def test_nothing_is_left_of_the_workshop() -> None:
