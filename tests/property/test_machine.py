@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 
 from dagrelay import DAG, RunState, TaskState
 from dagrelay.engine.machine import RunMachine
+from dagrelay.engine.outcome import run_outcome
 from dagrelay.engine.protocol import (
     AttemptEnded,
     Begin,
     CancelAttempts,
     CancelRequested,
+    EndMap,
     EndRun,
+    ExpandTask,
     InterruptRequested,
     MarkTask,
     PauseRequested,
@@ -25,7 +28,6 @@ from dagrelay.engine.protocol import (
     WaitForRetry,
     WithdrawAttempts,
 )
-from dagrelay.engine.outcome import run_outcome
 from dagrelay.model.states import ENDED_TASK_STATES
 from tests.property.graphs import Shape, predict, shapes
 
@@ -89,6 +91,8 @@ class Walk:
                     self.waiting.append(index)
                 case CancelAttempts() | WithdrawAttempts():
                     pass
+                case ExpandTask() | EndMap():
+                    raise AssertionError("nothing is mapped here")
                 case EndRun(state):
                     assert not self.running
                     self.ended = state

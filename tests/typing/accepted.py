@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, assert_type
 
-from dagrelay import DAG, RetryPolicy, RunResult, Task, TaskContext, TriggerRule, XComRef, template
+from dagrelay import (
+    DAG,
+    Approval,
+    RetryPolicy,
+    RunResult,
+    Task,
+    TaskContext,
+    TriggerRule,
+    XComRef,
+    each,
+    template,
+    zip_each,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -100,6 +112,84 @@ assert_type((total << [stats, halve])[0].id, str)
 dag.chain(load, [stats, "halve"], total)
 tasks: list[Task[Any]] = [load, stats, halve]
 wide: Task[object] = load  # covariant
+
+
+@dag.task
+async def one(row: Row = load.each) -> float:
+    """Take one element."""
+    return row.v
+
+
+@dag.task(max_concurrency=3, pool="api", priority=2)
+def twice(value: float = each(one.outputs)) -> int:
+    """Map over what was mapped."""
+    return round(2 * value)
+
+
+@dag.task
+async def by_city() -> dict[str, Row]:
+    """Return a dict."""
+    return {}
+
+
+@dag.task
+async def city(
+    item: tuple[str, Row] = each(by_city.output),
+    pair: tuple[float, int] = zip_each(one.outputs, [1, 2]),
+    name: str = each(template("{{ params.names }}")),
+) -> str:
+    """Take elements of a dict, of lists side by side, and of a param."""
+    return f"{item} {pair} {name}"
+
+
+@dag.task(after_start=[load])
+async def gather(
+    ctx: TaskContext,
+    values: list[float] = one.outputs,
+    some: list[float | None] = one.outputs_or(None),  # noqa: B008 - as above
+) -> str:
+    """Take all outputs."""
+    assert_type(await ctx.xcom.pull_outputs(one), list[float])
+    assert_type(await ctx.xcom.pull_outputs(one, default=None), list[float | None])
+    assert_type(await ctx.xcom.wait(load), list[Row])
+    assert_type(await ctx.xcom.wait("load", "rows", as_type=int), int)
+    return f"{values} {some}"
+
+
+@dag.branch
+async def choose(rows: list[Row] = load.output) -> list[str]:
+    """Choose by id."""
+    return ["stats"] if rows else []
+
+
+@dag.branch(id="choose-again")
+def choose_again() -> Task[Any]:
+    """Choose by task."""
+    return total
+
+
+@dag.short_circuit
+async def any_rows(rows: list[Row] = load.output) -> bool:
+    """Tell whether to go on."""
+    return bool(rows)
+
+
+answer = dag.external("answer", as_type=Stats, timeout_s=60, depends_on=load)
+consent = dag.approval("consent", depends_on=[load])
+
+assert_type(load.each, Row)
+assert_type(answer.output, Stats)
+assert_type(consent.output.approved, bool)
+assert_type(choose.output, list[str])
+assert_type(any_rows.output, bool)
+
+
+def mapped(result: RunResult) -> None:
+    """Read the outputs of mapped tasks."""
+    assert_type(result.outputs(one), list[float])
+    assert_type(result.outputs(twice), list[int])
+    assert_type(result.outputs(one, default=None), list[float | None])
+    assert_type(result[consent], Approval)
 
 
 def outcome(result: RunResult) -> None:

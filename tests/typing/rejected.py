@@ -71,6 +71,16 @@ async def misspelt() -> None:
     """Misspell an option."""
 
 
+@dag.task
+async def other_elements(row: int = load.each) -> None:  # type: ignore[assignment]  # rejected: an element of rows
+    """Take a row for a number."""
+
+
+@dag.task
+async def no_elements(item: int = count.each) -> None:  # type: ignore[misc]  # rejected: no list
+    """Map over a number."""
+
+
 @dag.task(retries="2")  # type: ignore[call-overload,untyped-decorator]  # rejected: text for a number
 async def mistyped() -> None:
     """Mistake an option."""
@@ -78,7 +88,7 @@ async def mistyped() -> None:
 
 dag.add(count, retrys=2)  # type: ignore[call-overload]  # rejected: no such option
 load >> 3  # type: ignore[type-var]  # rejected: no task
-everything = load.outputs  # type: ignore[attr-defined]  # rejected: not mapped
+single: str = count.outputs  # type: ignore[assignment]  # rejected: a list for text
 
 
 async def outcome(result: RunResult) -> None:

@@ -62,9 +62,9 @@ class Source:
         """Return a value, or MISSING."""
         return VALUES.get((self._task_ids[read.index], read.key), MISSING)
 
-    def read_missing(self, read: Read) -> XComNotFoundError:
+    def read_missing(self, read: Read, map_index: int | None = None) -> XComNotFoundError:
         """Return the error for a value that is not there."""
-        return XComNotFoundError("run-1", self._task_ids[read.index], read.key, state="success")
+        return XComNotFoundError("run-1", self._task_ids[read.index], read.key, map_index=map_index, state="success")
 
     def expression_missing(self, expression: Expression) -> None:
         """Leave it to the usual error."""

@@ -12,7 +12,9 @@ from dagrelay.engine.protocol import (
     Begin,
     CancelAttempts,
     CancelRequested,
+    EndMap,
     EndRun,
+    ExpandTask,
     InterruptRequested,
     MarkTask,
     PauseRequested,
@@ -56,6 +58,10 @@ class Driver:
                     shown.append(("cancel attempts", str(state)))
                 case WithdrawAttempts():
                     shown.append(("withdraw attempts",))
+                case ExpandTask(index, attempt):
+                    shown.append(("expand", self.plan.task_ids[index], attempt))
+                case EndMap(index, state):
+                    shown.append(("end map", self.plan.task_ids[index], str(state)))
                 case EndRun(state):
                     shown.append(("end", str(state)))
         return shown
