@@ -757,7 +757,7 @@ async def test_elements_read_each_for_itself(open_store: Callable[[], Store]) ->
 
     @dag.task(after_start=[load])
     async def use(ctx: TaskContext, factor: int = numbers.each) -> int:
-        return factor * sum(await collect(ctx))
+        return factor * int(sum(await collect(ctx)))
 
     async with Runtime(open_store(), limits=Limits(max_stream_window_items=4), max_concurrency=1) as runtime:
         result = await runtime.run(dag)
@@ -934,6 +934,28 @@ async def test_a_cancelled_run_ends_those_who_wait(open_store: Callable[[], Stor
                 await anyio.sleep_forever()
 
     async with Runtime(open_store(), limits=Limits(max_stream_window_items=2)) as runtime:
+        handle = await runtime.start(dag)
+        await anyio.wait_all_tasks_blocked()
+        await handle.cancel()
+        assert (await runtime.get_run(handle.run_id)).state is RunState.CANCELLED
+
+
+async def test_a_cancelled_run_ends_though_all_that_is_left_of_it_waits(durability: Durability) -> None:
+    """Two readers rest when the end of their producer is told: they are on their way to theirs."""
+    dag = DAG("d")
+
+    @dag.task
+    async def load(ctx: TaskContext) -> None:
+        await ctx.xcom.append("rows", 0)
+        await anyio.sleep_forever()
+
+    async def use(ctx: TaskContext) -> None:
+        await collect(ctx)
+
+    for number in range(3):
+        dag.add(use, id=f"use{number}", after_start=[load])
+
+    async with Runtime(MemoryStore(), durability=durability) as runtime:
         handle = await runtime.start(dag)
         await anyio.wait_all_tasks_blocked()
         await handle.cancel()

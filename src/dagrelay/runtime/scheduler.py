@@ -189,6 +189,7 @@ class Scheduler:
         self._task_group: TaskGroup | None = None
         self._end_state: RunState | None = None
         self._bug: Exception | None = None
+        self._is_stuck = False  # Whether it stopped as all that ran while it paused waited for one another.
         self._done = anyio.Event()
 
     @property
@@ -460,8 +461,10 @@ class Scheduler:
         if machine.active_count - wholes > waiting.resting_count or not waiting.resting_count:
             return
         if machine.is_stopping:
-            self.interrupt()  # Nothing more starts that could bring it, and the run can go on later.
-            return
+            if not self._is_stuck:
+                self._is_stuck = True
+                self.interrupt()  # Nothing more starts that could bring it, and the run can go on later.
+            return  # Those at rest are on their way to their ends; asking again within this step would never let them go it.
         waiting.give_up(*find_circle(self.facts.data.plan, machine, waiting))
 
     async def _record_end(self, state: RunState) -> None:
