@@ -184,6 +184,14 @@ def test_every_link_leads_somewhere() -> None:
     assert [link for link in links if link[0] != "#" and not (Path(__file__).parents[2] / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", sorted((Path(__file__).parents[2] / ".github").rglob("*.md")), ids=lambda page: page.stem)
+def test_the_links_of_other_pages_lead_somewhere(page: Path) -> None:
+    """To a file of the project; those to other places are not looked at."""
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))]
+
+    assert [link for link in links if link and "://" not in link and not (page.parent / link).exists()] == []
+
+
 def test_nothing_is_left_of_the_workshop() -> None:
     """No placeholder, and no path of a machine."""
     assert not re.search(r"TODO|FIXME", README)
