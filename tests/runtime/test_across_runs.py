@@ -98,6 +98,36 @@ async def test_a_template_goes_into_an_earlier_value_and_makes_no_edge(open_stor
         assert await second.pull("early") == ["2!", {"whole": {"rows": [{"n": 1}, {"n": 2}]}, "n": "<>"}]
 
 
+async def test_earlier_values_are_those_of_the_tasks_named_in_whatever_order_they_are_defined(
+    open_store: Callable[[], Store],
+) -> None:
+    """In inputs and in what a task is mapped over."""
+    dag = DAG("d")
+
+    @dag.task(depends_on="b")
+    async def c(text: str = template("{{ previous.a | default(0) }} {{ previous.b | default(0) }}")) -> str:
+        return text
+
+    @dag.task(depends_on="b")
+    async def d(item: int = each(template("{{ previous.e | default([0]) }}"))) -> int:
+        return item
+
+    for name, value in (("e", [7]), ("b", "B"), ("a", "A")):
+        dag.add(returning(value), id=name, depends_on=[] if name == "a" else "a")
+    async with Runtime(open_store()) as runtime:
+        results = [await runtime.run(dag) for _ in range(2)]
+    assert [(result[c], result.outputs(d)) for result in results] == [("0 0", [0]), ("A B", [7])]
+
+
+def returning(value: Any) -> Any:
+    """Return a handler of a constant."""
+
+    async def give() -> Any:
+        return value
+
+    return give
+
+
 async def test_an_earlier_value_that_is_not_there_is_missing(open_store: Callable[[], Store]) -> None:
     """The error says where it was looked for, or that it has nothing at the path."""
     dag = DAG("d")

@@ -92,6 +92,14 @@ RUNTIME_CALLS: Final[dict[str, Callable[[Runtime, Any], Any]]] = {
     "Runtime.task_instances.run_id": lambda runtime, text: runtime.task_instances(text),
     "Runtime.task_instances.task_id": lambda runtime, text: runtime.task_instances("r", task_id=text),
     "Runtime.task_instances.state": lambda runtime, text: runtime.task_instances("r", state=text),
+    "Runtime.fork.run_id": lambda runtime, text: runtime.fork(text, dag, from_task="first"),
+    "Runtime.fork.from_task": lambda runtime, text: runtime.fork("r", dag, from_task=text),
+    "Runtime.fork.params": lambda runtime, text: runtime.fork("r", dag, from_task="first", params={text: text}),
+    "Runtime.fork.new_run_id": lambda runtime, text: runtime.fork("r", dag, from_task="first", new_run_id=text + "'"),
+    "Runtime.provide.run_id": lambda runtime, text: runtime.provide(text, "first", 1),
+    "Runtime.provide.task_id": lambda runtime, text: runtime.provide("r", text, 1),
+    "Runtime.lineage.run_id": lambda runtime, text: runtime.lineage(text),
+    "Runtime.task_statistics.dag_id": lambda runtime, text: runtime.task_statistics(text),
     "Runtime.delete_run.run_id": lambda runtime, text: runtime.delete_run(text),
     "XComManager.push.run_id": lambda runtime, text: runtime.xcom.push(text + "'", "first", "k", 1),
     "XComManager.push.task_id": lambda runtime, text: runtime.xcom.push("r", text + "'", "k", 1),
@@ -102,6 +110,10 @@ RUNTIME_CALLS: Final[dict[str, Callable[[Runtime, Any], Any]]] = {
     "XComManager.pull.run_id": lambda runtime, text: runtime.xcom.pull(text, "first"),
     "XComManager.pull.task_id": lambda runtime, text: runtime.xcom.pull("r", text),
     "XComManager.pull.key": lambda runtime, text: runtime.xcom.pull("r", "first", text),
+    "XComManager.previous.dag_id": lambda runtime, text: runtime.xcom.previous(text, "first", before_run="r"),
+    "XComManager.previous.task_id": lambda runtime, text: runtime.xcom.previous("plain", text, before_run="r"),
+    "XComManager.previous.key": lambda runtime, text: runtime.xcom.previous("plain", "first", text, before_run="r"),
+    "XComManager.previous.before_run": lambda runtime, text: runtime.xcom.previous("plain", "first", before_run=text),
     "XComManager.pull_many.run_id": lambda runtime, text: runtime.xcom.pull_many(text, [("first", "return_value")]),
     "XComManager.pull_many.wanted": lambda runtime, text: runtime.xcom.pull_many("r", [("first", text)]),
     "XComManager.pull_from_upstream.run_id": lambda runtime, text: runtime.xcom.pull_from_upstream(text, "second", dag),
@@ -146,7 +158,8 @@ NO_TEXT: Final = {"SqliteStore.checkpoint.mode", "SqliteStore.instances.state"}
 HANDLER_CALLS: Final = {
     *(f"TaskXCom.push.{name}" for name in ("key", "serializer", "description", "lifetime")),
     *(f"TaskXCom.push_many.{name}" for name in ("values", "lifetime")),
-    *(f"TaskXCom.{name}" for name in ("pull.task", "pull.key", "pull_own.key", "delete.key")),
+    *(f"TaskXCom.{name}" for name in ("pull.task", "pull.key", "pull_own.key", "delete.key", "append.key", "of_run.run_id")),
+    *(f"TaskXCom.{method}.{name}" for method in ("pull_outputs", "wait", "stream", "previous") for name in ("task", "key")),
     "Runtime.run.params",
     "Runtime.start.params",
 }
@@ -222,6 +235,18 @@ def tagged_dag(text: str, key: str) -> DAG:
         assert await ctx.xcom.pull_own(f"{key}x", default=None) is None
         with pytest.raises(DagrelayError):
             await ctx.xcom.pull(text)
+        for read in (ctx.xcom.pull_outputs, ctx.xcom.wait, ctx.xcom.previous):
+            for words in ((text,), ("push", text)):
+                with pytest.raises(DagrelayError):
+                    await read(*words)
+        with pytest.raises(DagrelayError):
+            ctx.xcom.stream(text, text)
+        with pytest.raises(DagrelayError):
+            await ctx.xcom.append(f"{text}\0", 1)
+        with suppress(InvalidIdError):
+            other = ctx.xcom.of_run(text)
+            assert await other.pull(key, text, default=None) is None
+            assert await other.list() == []
         await ctx.xcom.push_many({f"{key}2": text})
         assert await ctx.xcom.delete(f"{key}2") == 1
         assert await ctx.xcom.delete(f"{key}3") == 0
