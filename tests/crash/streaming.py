@@ -43,7 +43,7 @@ def make_dag(store: str, items: int) -> DAG:
 
     @dag.task(after_start=[numbered])
     async def writing(ctx: TaskContext) -> int:
-        count = await ctx.xcom.pull_own("count", default=0)
+        count: int = await ctx.xcom.pull_own("count", default=0)
         async for item in ctx.xcom.stream(numbered, "rows", resume=True):
             if item["n"] != count:
                 raise AssertionError(f"item {item['n']} where {count} was to come")
