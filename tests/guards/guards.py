@@ -591,5 +591,30 @@ GUARDS: tuple[Guard, ...] = (
             "tests/runtime/test_hosting.py::test_a_task_kept_and_cancelled_later_hits_at_most_a_resting_host",
         ),
     ),
+    # ---------------------------------------------------------------------------------------------------- across runs
+    Guard(
+        name="a copied task is wired as it was",
+        promise="a fork has no outcome that did not depend on what stands upstream of it",
+        file="runtime/forking.py",
+        safe="    check_plan(services, plan, image, {",
+        unsafe="    print(services, plan, image, {",
+        tests=("tests/runtime/test_forking.py::test_a_task_that_would_be_copied_must_be_wired_as_it_was",),
+    ),
+    Guard(
+        name="both ends of a stream run again",
+        promise="a fork has no reader of a stream whose items are not there",
+        file="runtime/forking.py",
+        safe="*plan.followers.get(index, ()), *plan.tasks[index].after_start)",
+        unsafe=")",
+        tests=("tests/runtime/test_forking.py::test_both_ends_of_a_stream_run_again",),
+    ),
+    Guard(
+        name="sensitive values are not rendered",
+        promise="a template shows no value that is masked elsewhere, whatever is made of it",
+        file="cli/looking.py",
+        safe="if entry.sensitive and (task_id, entry.key) in wanted:",
+        unsafe="if False:",
+        tests=("tests/cli/test_across.py::test_a_sensitive_value_is_not_rendered",),
+    ),
 )
 """All of them."""

@@ -153,6 +153,13 @@ async def gather(
     assert_type(await ctx.xcom.pull_outputs(one, default=None), list[float | None])
     assert_type(await ctx.xcom.wait(load), list[Row])
     assert_type(await ctx.xcom.wait("load", "rows", as_type=int), int)
+    assert_type(await ctx.xcom.previous(load), list[Row])
+    assert_type(await ctx.xcom.previous(load, default=None), list[Row] | None)
+    assert_type(await ctx.xcom.previous("load", "rows", as_type=int), int)
+    other = ctx.xcom.of_run("other")
+    assert_type(await other.pull(load, default=None), list[Row] | None)
+    assert_type(await other.pull("load", as_type=int), int)
+    assert_type(await other.pull_outputs(one), list[float])
     return f"{values} {some}"
 
 
