@@ -154,8 +154,10 @@ class Attempt:
 
     @property
     def has_time_limit(self) -> bool:
-        """Whether it ends by itself after some time."""
-        return self.task.timeout_s is not None
+        """Whether it may go on without what it waits for: its time is limited, or a task beside its handler is what waits."""
+        if self.task.timeout_s is not None or anyio.current_effective_deadline() < inf:
+            return True
+        return not getattr(self._handler, "cr_running", True)
 
     def ensure_started(self) -> None:
         """Have its start recorded, as others may now notice that it runs.

@@ -455,7 +455,9 @@ class Scheduler:
     def _break_deadlock(self) -> None:
         """If all that runs waits for values of the run that none of it will bring, tell one of a circle so."""
         machine, waiting = self.machine, self.facts.data.book.waiting
-        if self._retries or self._messages or self._outside.count or self._wholes.being_read or self._end_state is not None:
+        if self._messages or self._outside.count or self._wholes.being_read or self._end_state is not None:
+            return
+        if self._retries and not machine.is_stopping:
             return
         wholes = sum(1 for index in machine.maps if machine.is_active(index))
         if machine.active_count - wholes > waiting.resting_count or not waiting.resting_count:

@@ -40,7 +40,7 @@ class AttemptFacts(Protocol):
 
     @property
     def has_time_limit(self) -> bool:
-        """Whether it ends by itself after some time."""
+        """Whether it may go on by itself though what it waits for never comes, so that it is not stuck."""
         ...
 
     def ensure_started(self) -> None:
