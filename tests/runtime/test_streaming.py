@@ -363,6 +363,30 @@ async def test_an_item_larger_than_the_window_passes_alone() -> None:
         assert await result.pull(use) == 3
 
 
+async def test_little_room_before_the_disk_only_slows_a_stream(open_store: Callable[[], Store]) -> None:
+    """With less than a chunk of bytes that may await their commit, both sides go on."""
+    dag = DAG("d")
+
+    @dag.task
+    async def load(ctx: TaskContext) -> None:
+        for number in range(300):
+            await ctx.xcom.append("rows", f"{number:040}")
+
+    @dag.task(after_start=[load])
+    async def use(ctx: TaskContext) -> int:
+        count = 0
+        async for item in ctx.xcom.stream(load, "rows"):
+            assert int(item) == count
+            count += 1
+            await ctx.xcom.push("count", count, lifetime="task")
+        return count
+
+    async with Runtime(open_store(), limits=Limits(max_pending_bytes=50)) as runtime:
+        result = await runtime.run(dag)
+
+        assert await result.pull(use) == 300
+
+
 # ----------------------------------------------------------------------------------------------- readers begin again
 
 
