@@ -406,3 +406,45 @@ async def test_many_choices_of_many_take_no_time(open_store: Callable[[], Store]
         with anyio.fail_after(PATIENCE_S):
             result = await runtime.run(dag)
     assert sum(task.state is TaskState.SKIPPED for task in result.tasks.values()) == size // 2
+
+
+@pytest.mark.parametrize("is_branch_first", [True, False])
+@pytest.mark.parametrize(
+    ("rule", "other_fails"),
+    [
+        ("all_success", True),
+        ("none_failed", True),
+        ("one_success", False),
+        ("one_failed", True),
+        ("one_done", False),
+        ("always", False),
+    ],
+)
+async def test_what_is_not_followed_is_skipped_whoever_comes_first(
+    rule: str, *, other_fails: bool, is_branch_first: bool
+) -> None:
+    """Though its rule could start it, or fail it, as soon as another upstream has ended."""
+    dag, probe = DAG("d"), Probe()
+
+    @dag.branch
+    async def choose() -> str:
+        if not is_branch_first:
+            await probe.reach("first ended")
+        return "a"
+
+    @dag.task
+    async def other() -> None:
+        if is_branch_first:
+            await probe.reach("first ended")
+        if other_fails:
+            raise ValueError("on purpose")
+
+    async def after() -> None:
+        probe.open("first ended")
+
+    dag.add(after, depends_on="choose" if is_branch_first else "other", trigger_rule="all_done")
+    named(dag, "a", ["choose"])
+    named(dag, "left", ["choose", "other"], trigger_rule=rule)
+    async with Runtime(":memory:") as runtime:
+        result = await runtime.run(dag, raise_on_failure=False)
+    assert states(result)["left"] == "skipped"

@@ -153,6 +153,7 @@ class DAG:
         """Make a task whose handler returns the direct downstreams to follow: a task or id, several of them, or None for none.
 
         The others are skipped, unless they are downstream of one that is followed, and what is below them by its trigger rule.
+        Tasks directly downstream wait for it, whatever their trigger rules, so that it is never too late to skip them.
         The task's value is the list of the ids followed. In a unit test, call `task.handler` to see what the handler returns.
 
         Args:

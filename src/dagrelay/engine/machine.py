@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from dagrelay.dag.plan import OUTSIDE_KINDS, TaskKind
 from dagrelay.dag.trigger_rules import Verdict, evaluate
+from dagrelay.engine.choices import Choices
 from dagrelay.engine.maps import MapProgress
 from dagrelay.engine.outcome import run_outcome
 from dagrelay.engine.protocol import (
@@ -108,7 +109,7 @@ class RunMachine:
         # which its trigger rule takes for upstreams.
         self._unstarted: dict[int, set[int]] = {task.index: set(task.after_start) for task in plan.tasks if task.after_start}
         self._never_started: dict[int, int] = {}
-        self._follows: dict[int, frozenset[int]] = {}
+        self._choices = Choices(plan)
         self.deadlines: dict[int, int] = {}
         """When the time of tasks that waited for a value from outside is up, by topological index."""
         self.lengths: dict[int, int] = {}
@@ -127,7 +128,7 @@ class RunMachine:
             if known.retry_us is not None and plan.tasks[index].kind in OUTSIDE_KINDS:
                 self.deadlines[index] = known.retry_us
             if known.follows is not None and known.state is TaskState.SUCCESS:
-                self._follows[index] = frozenset(known.follows)
+                self._choices.choose(index, known.follows)
 
     def _restore(self, index: int, known: TaskProgress) -> None:
         # Rows of an owner that died show `running`; opening the store marks them, but a plain image must not hang either.
@@ -225,13 +226,14 @@ class RunMachine:
         for index, state in enumerate(self.states):
             if state in ENDED_TASK_STATES:
                 self._left -= 1
+                self._choices.ended(index)
                 self._count(index, state)
             if index in self.plan.followers and (self.attempts[index] or state in ENDED_TASK_STATES):
                 self._note_leader(index)
         # All that no branch follows is skipped before anything is told of it, or what another branch skips would start.
         skipped: list[int] = []
-        for index, chosen in self._follows.items():
-            self._skip_others(index, chosen, commands, skipped)
+        for index in self._choices:
+            self._skip_others(index, commands, skipped)
         self._settle(skipped, commands)
         for index, state in enumerate(self.states):
             if state in _RESTING:
@@ -259,20 +261,23 @@ class RunMachine:
         elif state in ENDED_TASK_STATES:
             self._left -= 1
             if event.follows is not None and state is TaskState.SUCCESS:
-                self._follows[index] = frozenset(event.follows)
+                self._choices.choose(index, event.follows)
             self._settle([index], commands)
 
     def _settle(self, ended: list[int], commands: list[Command]) -> None:
         """Tell the downstreams of ended tasks, and theirs in turn where a task ends without running."""
         unmet, states, is_plain = self._unmet, self.states, self._is_plain
+        has_branches = self._choices.has_branches
         while ended:
             index = ended.pop()
             state = states[index]
             succeeded = state is TaskState.SUCCESS
+            if has_branches:
+                self._choices.ended(index)
+                if index in self._choices and self._stopping is None:
+                    self._skip_others(index, commands, ended)
             if index in self.plan.followers:
                 self._note_leader(index, commands, ended)
-            if index in self._follows and self._stopping is None:
-                self._skip_others(index, self._follows[index], commands, ended)
             for downstream in self.plan.downstream[index]:
                 if succeeded and is_plain[downstream]:
                     unmet[downstream] -= 1
@@ -300,6 +305,8 @@ class RunMachine:
 
     def _judge(self, index: int, commands: list[Command], ended: list[int] | None = None) -> None:
         """Start a resting task, give it its final state, or leave it waiting, as its trigger rule says."""
+        if self._choices.is_awaited(index):
+            return
         task = self.plan.tasks[index]
         tally = self._tallies.get(index)
         if tally is None:
@@ -362,24 +369,10 @@ class RunMachine:
 
     # ----------------------------------------------------------------------------------------------------- choices
 
-    def _skip_others(self, index: int, chosen: frozenset[int], commands: list[Command], ended: list[int]) -> None:
-        """Skip the direct downstreams that a branch has not chosen, and that nothing it has chosen leads to."""
-        others = [each for each in self.plan.downstream[index] if each not in chosen and self.states[each] in _RESTING]
-        followed = self._below(chosen, others[-1]) if others else set[int]()
-        for other in others:
-            if other not in followed:
-                self._mark(other, TaskState.SKIPPED, commands, ended)
-
-    def _below(self, chosen: frozenset[int], last: int) -> set[int]:
-        """Return all that is downstream of tasks, up to a topological index; O(edges on the way)."""
-        seen: set[int] = set()
-        pending = list(chosen)
-        while pending:
-            for below in self.plan.downstream[pending.pop()]:
-                if below <= last and below not in seen:
-                    seen.add(below)
-                    pending.append(below)
-        return seen
+    def _skip_others(self, index: int, commands: list[Command], ended: list[int]) -> None:
+        resting = [each for each in self.plan.downstream[index] if self.states[each] in _RESTING]
+        for other in self._choices.left_out(index, resting):
+            self._mark(other, TaskState.SKIPPED, commands, ended)
 
     def _leader_started(self, index: int, commands: list[Command]) -> None:
         for follower in self.plan.followers.get(index, ()):
