@@ -462,3 +462,26 @@ async def test_values_are_missing_and_typed_in_a_fork_as_in_any_run(open_store: 
         with pytest.raises(RunFailedError) as caught:
             await handle.result()
     assert isinstance(caught.value.exceptions[0].__cause__, XComTypeError)
+
+
+async def test_a_fork_reads_the_stream_of_a_task_that_was_copied(open_store: Callable[[], Store]) -> None:
+    """From its beginning, whatever the original has read of it."""
+    dag = DAG("d")
+    read: list[list[int]] = []
+
+    @dag.task
+    async def write(ctx: TaskContext) -> None:
+        for number in range(5):
+            await ctx.xcom.append("rows", number)
+
+    @dag.task(after_start=[write])
+    async def total(ctx: TaskContext) -> int:
+        read.append([item async for item in ctx.xcom.stream(write, "rows", as_type=int)])
+        return sum(read[-1])
+
+    async with Runtime(open_store()) as runtime:
+        original = await runtime.run(dag)
+        fork = await (await runtime.fork(original.run_id, dag, from_task="total")).result()
+        assert (original[total], fork[total]) == (10, 10)
+        assert read == [[0, 1, 2, 3, 4]] * 2
+        assert (await runtime.task_instances(fork.run_id, task_id="write"))[0].attempt == 1

@@ -112,6 +112,7 @@ class RunTables:
         by = max(0, above + 1 - min([*taken, *(entry.seq for _, _, entry, _ in entries)], default=above + 1))
         for key, row in instances.items():
             self.instances[self._own(key)] = rules.moved(row, by=by)
+            self.streams.adopt(source.streams, key, self._own(key))
         for key, slot, entry, value in entries:
             self.entries.setdefault(self._own(key), {})[slot] = entry._replace(seq=entry.seq + by), value
 

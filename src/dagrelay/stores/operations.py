@@ -123,7 +123,8 @@ class ForkRun:
     """Record a new run that begins with what some tasks of another one have come to; that one stays as it is.
 
     Of `task_ids` are copied the rows of all instances, elements included, where the task as a whole has ended (of the others
-    none, so that they run anew), and of all of them the entries every reader may see. The copies keep state, attempt, times,
+    none, so that they run anew) with what these have appended to streams, and of all of them the entries every reader may see.
+    What consumers have acknowledged is not copied, as those that are not copied begin anew. The copies keep state, attempt, times,
     error, length, follows and lineage, and their places in the timeline; only if one of them would not be above `seq` are all of
     them moved up by the same number. What was pushed from outside under the new id stays, rather than be replaced by a copy.
 

@@ -48,6 +48,12 @@ class StreamTables:
         position = StreamPosition(generation=op.generation, next_seq=op.next_seq)
         self._positions[op.instance, (op.producer, op.key)] = position
 
+    def adopt(self, streams: StreamTables, source: InstanceKey, target: InstanceKey) -> None:
+        """Take over the streams of an instance of another run."""
+        for (instance, key), chunks in streams._chunks.items():  # noqa: SLF001 - of the same class
+            if instance == source:
+                self._chunks[target, key] = list(chunks)
+
     def page(self, query: StreamQuery) -> StreamPage:
         """Answer Store.stream."""
         stream = (query.producer, query.key)

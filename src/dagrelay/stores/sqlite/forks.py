@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from dagrelay.stores import entry_rules, rules
 from dagrelay.stores.sqlite import rows
 from dagrelay.stores.sqlite.rows import RunFields
+from dagrelay.stores.sqlite.streams import copy_streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,6 +53,7 @@ def fork(changes: Changes, op: ForkRun) -> None:
     by = max(0, op.seq + 1 - min([*taken, *entries.values()], default=op.seq + 1))
     for (_, task_pk, map_index), row in instances.items():
         changes.put_instance((run_pk, task_pk, map_index), rules.moved(row, by=by))
+        copy_streams(changes, source.run_pk, (run_pk, task_pk, map_index))
     _copy_entries(changes, entries, run_pk, by=by)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "carry_out_on_stream",
+    "copy_streams",
     "decode_chunk",
     "decode_position",
     "encode_chunk",
@@ -39,6 +40,8 @@ _FIRST_SEQ: Final = f"SELECT max(first_seq) FROM stream_chunk WHERE {_STREAM} AN
 _CHUNKS: Final = f"""SELECT {_CHUNK_COLUMNS}, items FROM stream_chunk
     WHERE {_STREAM} AND generation = ? AND first_seq >= ? ORDER BY first_seq"""  # noqa: S608 - as above
 _PUT_CHUNK: Final = "INSERT INTO stream_chunk VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_CHUNK_NAMES: Final = "SELECT key, generation, first_seq FROM stream_chunk WHERE run_pk = ? AND task_pk = ? AND map_index = ?"
+_CHUNK: Final = f"SELECT {_CHUNK_COLUMNS}, items FROM stream_chunk WHERE {_STREAM} AND generation = ? AND first_seq = ?"  # noqa: S608 - as above
 _DROP_CHUNKS: Final = f"DELETE FROM stream_chunk WHERE {_STREAM}"  # noqa: S608 - as above
 _PUT_POSITION: Final = """INSERT INTO stream_position VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (run_pk, task_pk, map_index, producer_pk, producer_index, key) DO UPDATE SET
@@ -120,6 +123,16 @@ def _append(changes: Changes, op: AppendItems, place: Place) -> None:
         changes.cursor.execute(_DROP_CHUNKS, (*place, op.key))
     row = encode_chunk(place, chunk_row(op), crc32(op.items))
     changes.cursor.execute(_PUT_CHUNK, (*row, op.items))
+
+
+def copy_streams(changes: Changes, source_pk: int, target: Place) -> None:
+    """Copy the streams of an instance of one run to the same instance of another one, a chunk at a time."""
+    _, task_pk, map_index = target
+    names = changes.cursor.execute(_CHUNK_NAMES, (source_pk, task_pk, map_index)).fetchall()
+    for name in names:
+        found = changes.cursor.execute(_CHUNK, (source_pk, task_pk, map_index, *name)).fetchone()
+        _, row, items_crc = decode_chunk(changes.path, found)
+        changes.cursor.execute(_PUT_CHUNK, (*encode_chunk(target, row, items_crc), found[14]))
 
 
 def _last_chunk(cursor: sqlite3.Cursor, path: str, place: Place, key: str) -> ChunkRow | None:

@@ -65,6 +65,33 @@ class StreamTests(StoreContract):
         assert page.head.is_numbered
         assert page.position is None
 
+    async def test_a_fork_has_the_streams_of_what_was_copied(self, store: Store) -> None:
+        """Of tasks that have ended; what was acknowledged is not copied, and the source keeps all it has."""
+        story, fork = Story(), Story("fork")
+        await accept(
+            store,
+            story.create("a", "b", "c"),
+            story.start("a"),
+            story.append("a", "rows", [b"0", b"1"]),
+            story.append("a", "rows", [b"2"], first_seq=2),
+            story.finish("a"),
+            story.start("b"),
+            story.ack("b", "a", "rows", 1),
+            story.start("c"),
+            story.append("c", "rows", [b"c"]),
+        )
+        before = await _read(store, story)
+        await accept(store, fork.fork("run", "a", "c", tasks=("a", "b", "c")))
+        page = await _read(store, fork)
+        assert (page.head, _items_of(page)) == (before.head, [(0, b"0"), (1, b"1"), (2, b"2")])
+        assert page.position is None
+        unfinished = StreamQuery(producer=fork.key("c"), key="rows", consumer=None, generation=1, from_seq=0, max_bytes=1)
+        assert (await store.stream(unfinished)).head is None
+        assert await _read(store, story) == before
+        assert before.position == StreamPosition(generation=1, next_seq=1)
+        assert before.head is not None
+        assert await store.stored_bytes("fork") == before.head.size
+
     async def test_an_unknown_stream_is_empty(self, store: Store) -> None:
         """Whatever of its name is not known."""
         story = Story()
