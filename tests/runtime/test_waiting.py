@@ -527,6 +527,25 @@ async def test_what_still_runs_is_no_deadlock(open_store: Callable[[], Store]) -
     assert not probe.notes
 
 
+@pytest.mark.parametrize("size", [0, 1, 5])
+async def test_the_end_of_a_mapped_task_is_no_deadlock(
+    open_store: Callable[[], Store], durability: Durability, size: int
+) -> None:
+    """While it is on its way to the disk nothing runs, and yet what is awaited comes of it."""
+    dag = DAG("d")
+
+    async def work(item: int) -> int:
+        await anyio.lowlevel.checkpoint()
+        return item
+
+    mapped = dag.add(work, bind={"item": each(list(range(size)))})
+    below = dag.add(_nothing, id="below", depends_on=mapped)
+    waiter(dag, below.id, "return_value", id="waiter")
+    async with Runtime(open_store(), durability=durability) as runtime:
+        with anyio.fail_after(PATIENCE_S):
+            assert (await runtime.run(dag))["waiter"] is None
+
+
 async def test_a_handler_that_does_something_else_too_is_no_deadlock(open_store: Callable[[], Store]) -> None:
     """One task of a handler waits, another works on and brings what others wait for."""
     dag = DAG("d")

@@ -459,7 +459,8 @@ class Scheduler:
             return
         if self._retries and not machine.is_stopping:
             return
-        wholes = sum(1 for index in machine.maps if machine.is_active(index))
+        # A whole whose elements run does nothing itself; one whose end awaits its commit is about to let others start.
+        wholes = sum(1 for index, owner in machine.maps.items() if not owner.is_ending and machine.is_active(index))
         if machine.active_count - wholes > waiting.resting_count or not waiting.resting_count:
             return
         if machine.is_stopping:
