@@ -101,6 +101,39 @@ def test_a_failed_run_shows_the_handlers_traceback_first(cli: Cli, pipeline: Pat
     assert lines[-1] == 'dagrelay: run r1 failed with params {"mood": "bad"}'
 
 
+def test_mapped_tasks_are_shown_element_by_element(cli: Cli, tmp_path: Path) -> None:
+    """Their results are a list, with null for an element that has none; a failed element is named."""
+    path = tmp_path / "mapped.py"
+    path.write_text(
+        "from dagrelay import DAG, Skip, each\n"
+        "dag = DAG('mapped')\n"
+        "@dag.task\n"
+        "async def inverse(number: int = each([1, 2, 0]), bad: str = 'skipped') -> float:\n"
+        "    if not number and bad == 'skipped':\n"
+        "        raise Skip('no inverse')\n"
+        "    return 1 / number\n"
+        "@dag.task\n"
+        "async def first(values: list[float] = inverse.outputs_or(0.0)) -> float:\n"
+        "    return values[0]\n"
+        "@dag.task\n"
+        "async def halve(number: float = each([2.0])) -> float:\n"
+        "    return number / 2\n",
+        encoding="utf-8",
+    )
+    assert cli("run", path, "--run-id", "good", "--json").json()["results"] == {"first": 1.0, "halve": [1.0]}
+    assert "halve:\n[\n  1.0\n]" in cli("run", path, "--run-id", "good").out
+    assert [line.split()[0] for line in cli("show", "good").out.splitlines() if line.startswith("inverse")] == [
+        "inverse",
+        "inverse[0]",
+        "inverse[1]",
+        "inverse[2]",
+    ]
+    assert "inverse[1]  return_value" in cli("xcom", "list", "good").out
+
+    done = cli("run", path, "-p", "bad=failed")
+    assert (done.code, "task 'inverse[2]' failed in attempt 1: ZeroDivisionError" in done.err) == (1, True)
+
+
 def test_a_timeout_has_no_traceback_to_show(cli: Cli, tmp_path: Path) -> None:
     """It is told in one line."""
     path = tmp_path / "slow.py"

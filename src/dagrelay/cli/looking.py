@@ -85,7 +85,7 @@ def show(options: Namespace) -> ExitCode:
     write(table(fact for fact in facts if fact[1]))
     rows = [
         (
-            task.task_id,
+            _place(task.task_id, task.map_index),
             task.state,
             str(task.attempt),
             seconds(task.ended_at - task.started_at) if task.ended_at and task.started_at else "-",
@@ -122,7 +122,14 @@ def xcom_list(options: Namespace) -> ExitCode:
         return ExitCode.SUCCESS
     heads = ["TASK", "KEY", "BYTES", "ATTEMPT", "PUSHED", "DESCRIPTION"]
     rows = [
-        [entry.task_id, entry.key, str(entry.size_bytes), _attempt(entry), clock(entry.timestamp), _described(entry)]
+        [
+            _place(entry.task_id, entry.map_index),
+            entry.key,
+            str(entry.size_bytes),
+            _attempt(entry),
+            clock(entry.timestamp),
+            _described(entry),
+        ]
         for entry in found
     ]
     if options.values:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,7 @@ from dagrelay.cli.interrupts import Interrupted, Stop, until_signal
 from dagrelay.cli.output import as_dict, compact_json, readable_json, seconds, table, tell, write, write_json
 from dagrelay.cli.places import command, existing_store, store_path
 from dagrelay.cli.target import Target, load_target
+from dagrelay.errors import XComTypeError
 from dagrelay.examples import weather
 from dagrelay.model.states import RunState, TaskState
 from dagrelay.runtime.environment import Environment
@@ -243,11 +245,15 @@ def _show_tasks(tasks: Sequence[TaskInstance]) -> None:
 
 
 def _leaf_values(result: RunResult) -> dict[str, Any]:
-    """Return the values of the leaf tasks that have one, as plain JSON."""
+    """Return the values of the leaf tasks that have one, as plain JSON; of a mapped one a list, with null for what it lacks."""
     values: dict[str, Any] = {}
-    for task_id in result.tasks:
+    for task_id, task in result.tasks.items():
         try:
             values[task_id] = result[task_id]
+        except XComTypeError:
+            if task.state is TaskState.SUCCESS:
+                with suppress(LookupError):
+                    values[task_id] = result.outputs(task_id, default=None)
         except LookupError:  # No leaf, or one that has no value.
             continue
     return values
@@ -256,7 +262,7 @@ def _leaf_values(result: RunResult) -> dict[str, Any]:
 def _tell_failures(result: RunResult) -> ExitCode:
     if result.state is RunState.SUCCESS:
         return ExitCode.SUCCESS
-    records = [result.tasks[task_id].error for task_id in result.errors]
+    records = [task.error for task_id, task in result.tasks.items() if task_id in result.errors]
     # A timeout has no frames: its text would only be the line below.
     for traceback in [record.traceback for record in records if record is not None and _FRAMES in record.traceback]:
         _notice(traceback.rstrip("\n"))
