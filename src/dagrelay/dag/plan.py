@@ -143,6 +143,8 @@ class Plan:
     """Its shape, canonical: JSON of [[task id, kind, [topological indices of its upstreams]], ...]."""
     fingerprint: str
     """SHA-256 of the body, in hexadecimal."""
+    usual_reads: dict[int, tuple[str, ...]] = attrs.field(factory=dict[int, "tuple[str, ...]"], init=False, repr=False)
+    """What tasks, by topological index, read where all of it is there, by first attempts: kept here by those who run the plan."""
     _known_pairs: dict[tuple[int, int], bool] = attrs.field(factory=dict[tuple[int, int], bool], init=False, repr=False)
 
     def upstream_of(self, index: int, *, direct: bool = False) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ from dagrelay.xcom.lineage import Reads, lineage_text
 from dagrelay.xcom.task_xcom import TaskXCom
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
     from contextvars import Context
 
     from dagrelay.dag.plan import PlannedTask
@@ -107,7 +107,7 @@ class Attempt:
     _is_start_written = False
     _deadline: float = inf
     _handler: Coroutine[Any, Any, Any] | None = None
-    _inputs_read: list[str] | None = None
+    _inputs_read: Sequence[str] = ()
     _reads: Reads | None = None
 
     def __init__(
@@ -198,12 +198,12 @@ class Attempt:
     def note_reads(self, texts: Iterable[str]) -> None:
         """Have reads of the handler stored with the outcome."""
         if self._reads is None:
-            self._reads = Reads(self._inputs_read or ())
+            self._reads = Reads(self._inputs_read)
         self._reads.note(texts)
 
     def _lineage(self) -> str | None:
         mark = self.run.data.lineage_mark
-        return lineage_text(self._inputs_read or (), mark) if self._reads is None else self._reads.text(mark)
+        return lineage_text(self._inputs_read, mark) if self._reads is None else self._reads.text(mark)
 
     def cancel(self, reason: CancelReason) -> None:
         """Cancel the handler. The first reason stands; later ones change nothing."""
@@ -267,7 +267,7 @@ class Attempt:
                 if missing or task.earlier:
                     self._suspended()
                     values.update(await fetch(run.data, missing, task.earlier))
-                self._inputs_read = noted(run.data, values)
+                self._inputs_read = noted(run.data, self.index, values)
             args, kwargs = self._fill(values)
         except DagrelayError as error:
             raise _InputError(error) from error

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dagrelay.dag.mapping import split
 from dagrelay.model.records import from_us
-from dagrelay.runtime.inputs import Inputs, at_hand, fetch, noted
+from dagrelay.runtime.inputs import Inputs, at_hand, fetch, texts_of
 from dagrelay.xcom.lineage import lineage_text
 
 if TYPE_CHECKING:
@@ -72,4 +72,4 @@ def _split(run: RunFacts, index: int, attempt: int, values: Values) -> Split:
         max_chars=run.max_chars,
         max_length=run.max_map_length,
     )
-    return Split(elements, lineage_text(noted(run.data, values), run.data.lineage_mark))
+    return Split(elements, lineage_text(texts_of(run.data, values), run.data.lineage_mark))

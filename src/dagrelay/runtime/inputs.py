@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from dagrelay.dag.inputs import Read
 from dagrelay.model.missing import MISSING
 from dagrelay.stores.base import Lookup
-from dagrelay.stores.operations import RETURN_VALUE
 from dagrelay.templates import missing_key_hint
 from dagrelay.xcom.cache import Resident
 from dagrelay.xcom.lineage import read_text
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from dagrelay.xcom.cache import Encoded
     from dagrelay.xcom.run_data import RunData
 
-__all__ = ("Earlier", "Inputs", "Values", "at_hand", "fetch", "noted")
+__all__ = ("Earlier", "Inputs", "Values", "at_hand", "fetch", "noted", "texts_of")
 
 Values: TypeAlias = "dict[Read, Encoded | list[Encoded | None] | Earlier | None]"
 """What was read: encoded, None where there is no such entry; of all elements of a mapped task a list by map index."""
@@ -97,16 +96,28 @@ async def fetch(data: RunData, reads: Sequence[Read], earlier: Sequence[Read] = 
     return values
 
 
-def noted(data: RunData, values: Values) -> list[str]:
-    """Return what was found, for the attempt's lineage. It is made for every attempt, and costs next to nothing."""
-    instances, texts = data.instances, list[str]()
+def noted(data: RunData, index: int, values: Values) -> Sequence[str]:
+    """Return what the task at a topological index was found to read, for its lineage.
+
+    It is asked for every attempt. Nearly always all of it is there, by first attempts: that is said once for each task of a plan.
+    """
+    for found in values.values():
+        if type(found) is not Resident or found.slot != 1:
+            return texts_of(data, values)
+    usual = data.plan.usual_reads
+    texts = usual.get(index)
+    if texts is None:
+        texts = usual[index] = tuple(texts_of(data, values))
+    return texts
+
+
+def texts_of(data: RunData, values: Values) -> list[str]:
+    """Return what was found, each as `lineage.read_text` writes it."""
+    texts: list[str] = []
     for read, found in values.items():
-        if type(found) is Resident and read.key == RETURN_VALUE:
-            texts.append(f'["{instances[read.index].task_id}",{found.slot}]')  # What `read_text` makes of nearly all reads.
-            continue
         if found is None:
             continue
-        instance = instances[read.index]
+        instance = data.instances[read.index]
         if isinstance(found, Resident):
             texts.append(read_text(instance.task_id, found.slot, read.key))
         elif isinstance(found, Earlier):
