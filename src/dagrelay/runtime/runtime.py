@@ -314,8 +314,8 @@ class Runtime(RuntimeHistory):
         Everything else runs, with the handlers, templates and options of the DAG given. The other run is left as it is, in
         whatever state; the new one names it as `Run.forked_from`.
 
-        What was given to a task from outside is copied with the task only; streams are not. If the process dies, the new run is
-        there whole, and can be resumed, or not at all.
+        What was given to a task from outside, and what it has appended to streams, is copied with the task only. If the process
+        dies, the new run is there whole, and can be resumed, or not at all.
 
         Args:
             run_id: the run to begin with.
