@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from dagrelay import Durability, RunState, Runtime, SqliteStore, TaskState
 from dagrelay.errors import RunInterruptedError, StoreError, StoreFullError
 from dagrelay.stores.operations import FinishAttempt
 from dagrelay.testing import FaultyStore, InlineDriver, StoreKilledError, generate_dag
 from dagrelay.testing.simulation import memory
+from tests.simulation.outcomes import check_outcome, states_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,8 @@ __all__ = ("EAGER_RULES", "Ledger", "Observed", "crashing", "failing", "in_memor
 
 EAGER_RULES: Final = frozenset({"one_success", "one_failed", "one_done", "always"})
 """Rules by which a task may start before all of its upstreams have ended."""
+Instance: TypeAlias = "tuple[str, int | None]"
+"""A task, or an element of one by its map index."""
 _MOST_ROUNDS: Final = 60
 _ENDED: Final = frozenset({TaskState.SUCCESS, TaskState.FAILED, TaskState.SKIPPED, TaskState.UPSTREAM_FAILED})
 
@@ -34,11 +37,11 @@ class Observed:
 
     def __init__(self) -> None:
         """Start with nothing."""
-        self.committed: set[str] = set()
-        """Tasks whose success the store has acknowledged."""
-        self.starts: Counter[str] = Counter()
+        self.committed: set[Instance] = set()
+        """Tasks and elements whose success the store has acknowledged."""
+        self.starts: Counter[Instance] = Counter()
         """Handlers begun."""
-        self.retries: Counter[str] = Counter()
+        self.retries: Counter[Instance] = Counter()
         """Attempts whose failure the store was asked to record."""
         self.violations: list[str] = []
         """What handlers saw that must not be; raised there, it would only be a failure of theirs."""
@@ -61,9 +64,9 @@ class Ledger(FaultyStore):
             assert isinstance(result, int), f"{operation} was refused: {result}"
             if isinstance(operation, FinishAttempt):
                 if operation.state is TaskState.SUCCESS:
-                    self._observed.committed.add(operation.instance.task_id)
+                    self._observed.committed.add((operation.instance.task_id, operation.instance.map_index))
                 elif operation.state in {TaskState.UP_FOR_RETRY, TaskState.FAILED}:
-                    self._observed.retries[operation.instance.task_id] += 1
+                    self._observed.retries[operation.instance.task_id, operation.instance.map_index] += 1
         return results
 
 
@@ -90,9 +93,9 @@ async def crashing(sim: Simulation) -> None:
     is_rough, jumps = choices.random() < 0.5, choices.random() < 0.33
     durability = choices.choice(list(Durability))
     slots = choices.choice((1, 3, 128))
-    generated = _generate(sim, choices)
     if choices.random() < 0.5:
         sim.store.delay(lambda: sim.random.expovariate(1 / 0.05), on="any", for_ever=True)
+    generated = _generate(sim, choices)
     await _rounds(
         sim, generated, durability, slots, lambda: _plan_trouble(sim, is_rough=is_rough, jumps=jumps), is_rough=is_rough
     )
@@ -121,12 +124,16 @@ def _generate(sim: Simulation, choices: Random) -> GeneratedDag:
 
     def on_start(ctx: TaskContext) -> None:
         if sim.is_alive:
-            sim.note(f"{ctx.task_id} begins, attempt {ctx.attempt}")
-            if ctx.task_id in observed.committed:
-                observed.violations.append(f"{ctx.task_id} runs again though its success was committed")
-            observed.starts[ctx.task_id] += 1
+            name = ctx.task_id if ctx.map_index is None else f"{ctx.task_id}[{ctx.map_index}]"
+            sim.note(f"{name} begins, attempt {ctx.attempt}")
+            if {(ctx.task_id, ctx.map_index), (ctx.task_id, None)} & observed.committed:
+                observed.violations.append(f"{name} runs again though its success was committed")
+            observed.starts[ctx.task_id, ctx.map_index] += 1
 
-    return generate_dag(choices, max_tasks=choices.choice((8, 15, 30)), on_start=on_start)
+    if "generated" not in sim.kept:  # It would be the same in each life, and making and planning it is a third of the work.
+        sim.kept["generated"] = generate_dag(choices, max_tasks=choices.choice((8, 15, 30)), on_start=on_start)
+    generated: GeneratedDag = sim.kept["generated"]
+    return generated
 
 
 async def _rounds(
@@ -188,34 +195,45 @@ async def _check_prefix(runtime: Runtime, generated: GeneratedDag) -> None:
         return
     run = await runtime.get_run("r")
     assert run.state in {RunState.INTERRUPTED, generated.state}, f"the run was left {run.state}"
-    states = {row.task_id: row.state for row in await runtime.task_instances("r")}
+    states, elements = await states_of(runtime)
     for shape in generated.shapes:
         state = states.get(shape.task_id, TaskState.PENDING)
         known = generated.states[shape.task_id]
         assert state not in _ENDED or state is known, f"{shape.task_id} is {state}, and was to end {known}"
         if state in {TaskState.SUCCESS, TaskState.SKIPPED, TaskState.FAILED} and shape.rule not in EAGER_RULES and shape.upstream:
             above = [states.get(f"t{number}", TaskState.PENDING) for number in shape.upstream]
-            is_early = shape.rule in {"none_skipped", "all_failed", "all_skipped"} and state is TaskState.SKIPPED
+            is_early = state is TaskState.SKIPPED and (
+                shape.rule in {"none_skipped", "all_failed", "all_skipped"}
+                or any(states.get(f"t{number}") is TaskState.SUCCESS for number in shape.left_by)
+            )
             assert is_early or _ENDED.issuperset(above), f"{shape.task_id} is {state} though its upstreams are {above}"
+    _check_elements(generated, states, elements)
+
+
+def _check_elements(
+    generated: GeneratedDag, states: Mapping[str, TaskState], elements: Mapping[tuple[str, int], TaskState]
+) -> None:
+    """Check that no element is there before its task was expanded, nor ended before what it waits for, nor left by its task."""
+    for (task_id, map_index), state in elements.items():
+        name, known = f"{task_id}[{map_index}]", generated.element_states.get((task_id, map_index))
+        assert known is not None, f"{name} is {state}, and there was to be no such element"
+        assert state not in _ENDED or state is known, f"{name} is {state}, and was to end {known}"
+        shape, whole = generated.shapes[int(task_id[1:])], states.get(task_id, TaskState.PENDING)
+        assert whole is not TaskState.PENDING, f"{name} is {state} without the expansion of its task"
+        if shape.rule not in EAGER_RULES and state in _ENDED:
+            above = [states.get(f"t{number}", TaskState.PENDING) for number in shape.upstream]
+            assert _ENDED.issuperset(above), f"{name} is {state} though the upstreams of its task are {above}"
+    for (task_id, map_index), known in generated.element_states.items():
+        found = elements.get((task_id, map_index), TaskState.PENDING)
+        assert states.get(task_id) not in _ENDED or found is known, f"{task_id} has ended, and its element {map_index} is {found}"
 
 
 async def _check_end(runtime: Runtime, generated: GeneratedDag, observed: Observed, durability: Durability) -> None:
-    states = {row.task_id: row.state for row in await runtime.task_instances("r")}
-    assert states == generated.states, f"states: {_difference(states, generated.states)}"
-    found: dict[str, dict[str, Any]] = {}
-    for row in await runtime.xcom.list("r", include_values=True):
-        found.setdefault(row.task_id, {})[row.key] = row.value
-    assert found == generated.xcoms, f"values: {_difference(found, generated.xcoms)}"
-    for task_id, starts in observed.starts.items():
-        allowed = 1 + observed.retries[task_id] + observed.stops
+    await check_outcome(runtime, generated)
+    for (task_id, map_index), starts in observed.starts.items():
+        allowed = 1 + observed.retries[task_id, map_index] + observed.stops
         if durability is Durability.PIPELINED:
             # A failure accepted but not stored may have been followed by its retry: each crash can cost both.
             allowed += observed.stops * generated.shapes[int(task_id[1:])].failures
-        assert starts <= allowed, f"{task_id} began {starts} times; {allowed} are accounted for"
+        assert starts <= allowed, f"{task_id} (element {map_index}) began {starts} times; {allowed} are accounted for"
     assert runtime.statistics().broker.pending_bytes == 0, "bytes wait that were written"
-
-
-def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """Return what differs, the found first."""
-    names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-    return ", ".join(f"{name} is {found.get(name)}, not {expected.get(name)}" for name in names)

@@ -10,6 +10,7 @@ import anyio
 from dagrelay import Durability, Runtime, SqliteStore
 from dagrelay.errors import RunInterruptedError, StaleOwnerError, StoreError
 from dagrelay.testing import FaultyStore, InlineDriver, generate_dag
+from tests.simulation.outcomes import check_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from dagrelay import Store
     from dagrelay.errors import DagrelayError
     from dagrelay.stores.operations import Operation
-    from dagrelay.testing import GeneratedDag, Simulation
+    from dagrelay.testing import Simulation
 
 __all__ = ("taking_over", "with_fence")
 
@@ -82,7 +83,7 @@ async def taking_over(sim: Simulation) -> None:
             await ended.wait()
             sim.note(f"fenced {first.is_fenced}")
             assert not first.late, _LATE
-            await _check(runtime, generated)
+            await check_outcome(runtime, generated)
 
 
 async def _first_of(*waits: Any) -> None:
@@ -94,11 +95,3 @@ async def _first_of(*waits: Any) -> None:
 
         for until in waits:
             tasks.start_soon(wait, until)
-
-
-async def _check(runtime: Runtime, generated: GeneratedDag) -> None:
-    assert {row.task_id: row.state for row in await runtime.task_instances("r")} == generated.states
-    found: dict[str, dict[str, Any]] = {}
-    for row in await runtime.xcom.list("r", include_values=True):
-        found.setdefault(row.task_id, {})[row.key] = row.value
-    assert found == generated.xcoms

@@ -176,7 +176,7 @@ def test_planned_crashes_fall_everywhere(backend: Backend) -> None:
     """At calls of the store before and after it did its part, and between; never more than asked for."""
 
     async def scenario(sim: Simulation) -> None:
-        generated = generate_dag(Random(1), max_tasks=8)
+        generated = generate_dag(Random(4), max_tasks=8)
         async with Runtime(sim.store, environment=sim.environment) as runtime:
             await runtime.run(generated.dag, run_id="r", raise_on_failure=False)
 
