@@ -27,6 +27,7 @@ from dagrelay import (
     XComTypeError,
 )
 from dagrelay.runtime.environment import Environment
+from dagrelay.runtime.errands import clear_stored
 from tests.runtime.probes import PATIENCE_S, Probe, reached, time_is_up
 
 if TYPE_CHECKING:
@@ -404,7 +405,6 @@ async def _run(runtime: Runtime, dag: DAG) -> Any:
     return await (await runtime.start(dag, run_id="r")).result()
 
 
-@pytest.mark.xfail(strict=True, reason="launching.reopen() clears the run in one transaction and forgets the answer in the next")
 async def test_an_answer_is_forgotten_with_the_retry(open_store: Callable[[], Store]) -> None:
     """A kill between the retry and the forgetting must not have an old approval taken for a new one: both are one batch."""
     dag, store = DAG("d"), open_store()
@@ -429,6 +429,27 @@ async def test_an_answer_is_forgotten_with_the_retry(open_store: Callable[[], St
         assert (await runtime.retry("r", "approve", dag))[publish] == "Bob"
     (reopening,) = [batch for batch in batches if "ReopenRun" in batch]
     assert "DeleteEntries" in reopening
+
+
+async def test_an_answer_is_forgotten_by_a_retry_without_the_dag(open_store: Callable[[], Store]) -> None:
+    """As another process may ask for it while nobody here has the DAG: the tasks are cleared, and the resumed run asks anew."""
+    dag = DAG("d")
+    approval = dag.approval("approve")
+
+    @dag.task
+    async def publish(answer: Approval = approval.output) -> str:
+        return answer.by
+
+    async with Runtime(open_store()) as runtime, anyio.create_task_group() as group:
+        group.start_soon(_give_once_waited, runtime, "approve", Approval(approved=True, by="Ada"), 1)
+        assert (await _run(runtime, dag))[publish] == "Ada"
+        services = runtime._opened().services  # pyright: ignore[reportPrivateUsage] - what carries out messages does it so
+        image = await services.store.load_run("r")
+        assert image is not None
+        await clear_stored(services, image, "approve", "message")
+        group.start_soon(_give_once_waited, runtime, "approve", Approval(approved=True, by="Bob"))
+        with anyio.fail_after(PATIENCE_S):
+            assert (await runtime.resume("r", dag))[publish] == "Bob"
 
 
 async def test_interruptions_do_not_count(open_store: Callable[[], Store]) -> None:

@@ -166,12 +166,12 @@ async def test_what_follows_an_operation_is_written_with_it(memory: Store) -> No
         await anyio.wait_all_tasks_blocked()
         desk.task_group.start_soon(desk.broker.barrier)
         desk.store.writes.open()
-        assert await desk.broker.write(end, run.book, then=PruneRuns(dag_id="dag", keep=0, at_us=1)) == 1
+        assert await desk.broker.write(end, run.book, then=[PruneRuns(dag_id="dag", keep=0, at_us=1)]) == 1
         found = await memory.find_run("run")
         assert found is not None
         assert found.is_pruned
         again = SetRunState(run_id="run", state=RunState.SUCCESS, at_us=1, seq=run.book.next_seq())
-        assert await desk.broker.write(DeleteRun(run_id="none", at_us=1), then=again) == 0
+        assert await desk.broker.write(DeleteRun(run_id="none", at_us=1), then=[again]) == 0
         assert run.reports.failures == []
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dagrelay.cancellation import to_its_end
-from dagrelay.dag.plan import parse_body
+from dagrelay.dag.plan import OUTSIDE_KINDS, parse_body
 from dagrelay.errors import RunStateError, StoreCorruptError, TaskNotFoundError
 from dagrelay.model.states import RunState, TaskState
 from dagrelay.runtime.history import unknown_run
-from dagrelay.runtime.leftovers import settle
+from dagrelay.runtime.leftovers import forget_given, settle
 from dagrelay.runtime.providing import provide
 from dagrelay.stores.operations import NoteMessage, ReopenRun, SetRunState
 
@@ -95,9 +95,11 @@ async def clear_stored(services: Services, image: RunImage, task_id: str, messag
     )
     seq = book.next_seq(1 + len(clear))
     reopen = ReopenRun(run_id=run.run_id, plan=None, clear=clear, at_us=now_us(), seq=seq, message_id=message_id)
+    outside = {name for name, kind, _ in parse_body(image.plan.body) if kind in OUTSIDE_KINDS}
+    forget = forget_given(book, image, clear, outside, at_us=now_us())
     rest = SetRunState(run_id=run.run_id, state=RunState.INTERRUPTED, at_us=now_us(), seq=book.next_seq())
     # In one transaction as a rule; between two, a crash leaves the run running on record, which the next owner finds interrupted.
-    await broker.write(reopen, book, then=rest)
+    await broker.write(reopen, book, then=[*forget, rest])
 
 
 def _downstream(image: RunImage, task_id: str, store: str) -> set[str]:

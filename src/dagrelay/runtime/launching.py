@@ -18,10 +18,10 @@ from dagrelay.errors import DAGChangedError, RunIdConflictError, RunNotFoundErro
 from dagrelay.model.policies import Durability
 from dagrelay.model.records import InstanceKey, to_us
 from dagrelay.model.states import LIVE_TASK_STATES, RunState, TaskState
-from dagrelay.runtime.leftovers import settle
+from dagrelay.runtime.leftovers import forget_given, settle
 from dagrelay.runtime.run_facts import RunFacts
 from dagrelay.runtime.scheduler import Scheduler, TaskEnd
-from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, CreateRun, DeleteEntries, ReopenRun, SetRunState, StoredPlan
+from dagrelay.stores.operations import CreateRun, ReopenRun, SetRunState, StoredPlan
 from dagrelay.xcom.run_data import RunData
 
 if TYPE_CHECKING:
@@ -126,13 +126,8 @@ async def reopen(
         seq=book.next_seq(1 + len(cleared)),
         message_id=message_id,
     )
-    await services.broker.write(operation, book)
-    for each in image.instances:
-        if each.instance in cleared:
-            index = plan.index.get(each.instance.task_id)
-            if index is not None and plan.tasks[index].kind in OUTSIDE_KINDS and each.state is not TaskState.CANCELLED:
-                # What was given to it was for the time before; it waits anew.
-                await services.broker.write(_forget_given(each.instance, at_us=at_us, seq=book.next_seq()), book)
+    outside = {task.task_id for task in plan.tasks if task.kind in OUTSIDE_KINDS}
+    await services.broker.write(operation, book, then=forget_given(book, image, cleared, outside, at_us=at_us))
     return go_on(services, plan, book, image, cleared)
 
 
@@ -199,19 +194,6 @@ def check_plan(services: Services, plan: Plan, image: RunImage, cleared: Contain
         raise
     except (LookupError, ValueError, TypeError, RecursionError) as error:
         raise StoreCorruptError(services.store.name, f"the plan of run {run_id!r} can't be understood: {error!r}") from error
-
-
-def _forget_given(instance: InstanceKey, *, at_us: int, seq: int) -> DeleteEntries:
-    """Return what deletes the value that was given to a task from outside."""
-    return DeleteEntries(
-        run_id=instance.run_id,
-        task_id=instance.task_id,
-        map_index=instance.map_index,
-        key=RETURN_VALUE,
-        slots=(OUTSIDE,),
-        at_us=at_us,
-        seq=seq,
-    )
 
 
 def _scheduler(

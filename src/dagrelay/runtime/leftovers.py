@@ -7,14 +7,25 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from dagrelay.model.states import ENDED_TASK_STATES, LIVE_TASK_STATES, RunState, TaskState
-from dagrelay.stores.operations import FinishAttempt, MarkInstance, ReopenRun, SetRunState
+from dagrelay.stores.operations import (
+    OUTSIDE,
+    RETURN_VALUE,
+    DeleteEntries,
+    FinishAttempt,
+    MarkInstance,
+    ReopenRun,
+    SetRunState,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from dagrelay.model.records import InstanceKey
     from dagrelay.runtime.services import Services
     from dagrelay.stores.base import RunImage, StoredInstance
     from dagrelay.xcom.book import RunBook
 
-__all__ = ("cancel_stored", "settle", "shown_state")
+__all__ = ("cancel_stored", "forget_given", "settle", "shown_state")
 
 _AT_REST: Final = frozenset({TaskState.INTERRUPTED, TaskState.UP_FOR_RETRY})
 
@@ -73,3 +84,26 @@ async def cancel_stored(services: Services, image: RunImage) -> None:
             broker.cast(book, mark)
     end = SetRunState(run_id=run.run_id, state=RunState.CANCELLED, at_us=now_us(), seq=book.next_seq())
     await broker.write(end, book)
+
+
+def forget_given(
+    book: RunBook, image: RunImage, cleared: Container[InstanceKey], outside: Container[str], *, at_us: int
+) -> list[DeleteEntries]:
+    """Return what deletes the values given from outside to tasks that are cleared: an answer was to the question as it was.
+
+    It belongs into the transaction that clears them, or a crash between the two would have an old answer taken for a new one. A
+    task that was cancelled has taken none.
+    """
+    return [
+        DeleteEntries(
+            run_id=each.instance.run_id,
+            task_id=each.instance.task_id,
+            map_index=each.instance.map_index,
+            key=RETURN_VALUE,
+            slots=(OUTSIDE,),
+            at_us=at_us,
+            seq=book.next_seq(),
+        )
+        for each in image.instances
+        if each.instance in cleared and each.instance.task_id in outside and each.state is not TaskState.CANCELLED
+    ]

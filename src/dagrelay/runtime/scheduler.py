@@ -487,7 +487,7 @@ class Scheduler:
         operation = SetRunState(run_id=self.run_id, state=state, at_us=self.ended_us, seq=data.book.next_seq())
         await data.broker.write(operation, data.book, then=self._prune(state, self.ended_us))
 
-    def _prune(self, state: RunState, at_us: int) -> PruneRuns | None:
+    def _prune(self, state: RunState, at_us: int) -> tuple[PruneRuns, ...]:
         if state not in FINISHED_RUN_STATES:
-            return None
-        return self._retention.prune(self.facts.data.plan.dag_id, at_us)
+            return ()
+        return (self._retention.prune(self.facts.data.plan.dag_id, at_us),)

@@ -124,10 +124,10 @@ class Broker:
         """End what `follow` began."""
         self._followers.remove(run_id, mailbox)
 
-    async def write(self, operation: Operation, book: RunBook | None = None, *, then: Operation | None = None) -> int:
+    async def write(self, operation: Operation, book: RunBook | None = None, *, then: Sequence[Operation] = ()) -> int:
         """Write one operation that carries no values, but for one from outside, and return its result once it is committed.
 
-        `then` follows it in the same batch as a rule, and its result is nobody's.
+        What is in `then` follows it in the same batch as a rule, and its results are nobody's.
 
         Raises:
             DagrelayError: it was refused, or the store failed; nothing of it is stored.
@@ -137,8 +137,8 @@ class Broker:
         reply: Reply[int] = Reply()
         size = len(operation.entry.value) if isinstance(operation, Provide) else 0
         self.accept(Request(operation, book, size, reply))
-        if then is not None:
-            self.accept(Request(then, None))
+        for each in then:
+            self.accept(Request(each, None))
         return await reply.wait()
 
     async def push(
