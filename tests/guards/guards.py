@@ -601,12 +601,12 @@ GUARDS: tuple[Guard, ...] = (
         tests=("tests/runtime/test_forking.py::test_a_task_that_would_be_copied_must_be_wired_as_it_was",),
     ),
     Guard(
-        name="both ends of a stream run again",
-        promise="a fork has no reader of a stream whose items are not there",
+        name="who starts after a task runs again with it",
+        promise="a fork has no reader of a stream that has begun anew since",
         file="runtime/forking.py",
-        safe="*plan.followers.get(index, ()), *plan.tasks[index].after_start)",
-        unsafe=")",
-        tests=("tests/runtime/test_forking.py::test_both_ends_of_a_stream_run_again",),
+        safe=", *plan.followers.get(index, ())):",
+        unsafe=",):",
+        tests=("tests/runtime/test_forking.py::test_who_starts_after_a_task_runs_again_with_it",),
     ),
     Guard(
         name="sensitive values are not rendered",

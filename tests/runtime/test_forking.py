@@ -265,8 +265,8 @@ async def test_what_was_given_from_outside_is_copied_with_its_task(open_store: C
         assert (await fork.result())[act] == "no"
 
 
-async def test_both_ends_of_a_stream_run_again(open_store: Callable[[], Store]) -> None:
-    """Items are not copied, so who reads them needs who appends them, and the other way round."""
+async def test_who_starts_after_a_task_runs_again_with_it(open_store: Callable[[], Store]) -> None:
+    """As its stream begins anew; alone it reads the copied one."""
     probe, dag = Probe(), DAG("d")
 
     @dag.task
@@ -287,11 +287,34 @@ async def test_both_ends_of_a_stream_run_again(open_store: Callable[[], Store]) 
 
     async with Runtime(open_store()) as runtime:
         await runtime.run(dag, run_id="old")
-        for task in (produce, consume):
+        for task, again in ((produce, ["consume", "produce"]), (consume, ["consume"])):
             probe.notes.clear()
             fork = await runtime.fork("old", dag, from_task=task)
             assert (await fork.result())[consume] == [0, 1]
-            assert sorted(probe.notes) == ["consume", "produce"]
+            assert sorted(probe.notes) == again
+
+
+async def test_the_stream_of_a_copied_task_is_read_in_the_fork(open_store: Callable[[], Store]) -> None:
+    """It was copied with the task, which does not run again, and is there when the other run is gone."""
+    probe, dag = Probe(), DAG("d")
+
+    @dag.task
+    async def produce(ctx: TaskContext) -> None:
+        probe.note("produce")
+        for item in range(3):
+            await ctx.xcom.append("items", item)
+
+    @dag.task(depends_on=produce)
+    async def consume(ctx: TaskContext) -> list[int]:
+        return [item async for item in ctx.xcom.stream(produce, "items")]
+
+    async with Runtime(open_store()) as runtime:
+        await runtime.run(dag, run_id="old")
+        handle = await runtime.fork("old", dag, from_task=consume, new_run_id="new")
+        assert (await handle.result())[consume] == [0, 1, 2]
+        await runtime.delete_run("old")
+        assert (await runtime.retry("new", "consume", dag))[consume] == [0, 1, 2]
+    assert probe.notes == ["produce"]
 
 
 async def test_a_task_that_would_be_copied_must_be_wired_as_it_was(open_store: Callable[[], Store]) -> None:

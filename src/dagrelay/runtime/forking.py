@@ -1,7 +1,7 @@
 """A fork: a new run that begins with what the tasks of another one have come to, up to a task that it runs again.
 
-Whatever reads what is run again is run again too: all that is downstream of it, and all that is joined to it by `after_start`, on
-either side of the stream. The rest is copied where it has ended, and runs where it has not.
+Whatever reads what is run again is run again too: all that is downstream of it, or starts after it. The rest is copied where it has
+ended, and runs where it has not.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run_again(plan: Plan, from_task: str) -> set[int]:
     pending = list(seen)
     while pending:
         index = pending.pop()
-        for other in (*plan.downstream[index], *plan.followers.get(index, ()), *plan.tasks[index].after_start):
+        for other in (*plan.downstream[index], *plan.followers.get(index, ())):
             if other not in seen:
                 seen.add(other)
                 pending.append(other)

@@ -309,8 +309,8 @@ class Runtime(RuntimeHistory):
     ) -> RunHandle:
         """Start a new run that has what another one's tasks have come to, and runs one of them and all that follows it anew.
 
-        Copied, with what it handed on, is whatever has ended, but for `from_task`, what is downstream of it or joined to it by
-        `after_start`, and what was cancelled. A task that failed or was skipped is copied too, and a branch with what it chose.
+        Copied, with what it handed on, is whatever has ended, but for `from_task`, what is downstream of it or starts after it
+        (`after_start`), and what was cancelled. A task that failed or was skipped is copied too, and a branch with what it chose.
         Everything else runs, with the handlers, templates and options of the DAG given. The other run is left as it is, in
         whatever state; the new one names it as `Run.forked_from`.
 
