@@ -1,7 +1,7 @@
 """A fork: a new run that begins with what the tasks of another one have come to, up to a task that it runs again.
 
-Whatever reads what is run again is run again too: all that is downstream of it, or starts after it. The rest is copied where it has
-ended, and runs where it has not.
+Whatever reads what is run again is run again too: all that is downstream of it, or starts after it. The rest is copied where it
+has ended, and runs where it has not.
 """
 
 from __future__ import annotations
