@@ -13,6 +13,7 @@ from dagrelay.testing import InlineDriver, SimulationError, simulate
 from dagrelay.testing.seeded import BACKENDS
 from dagrelay.testing.simulation import memory
 from tests.simulation.crashing import Ledger, crashing, failing, in_memory, observed_in, on_disk
+from tests.simulation.flowing import flowing
 from tests.simulation.taking_over import taking_over, with_fence
 from tests.simulation.wrong_stores import AcksBeforeCommit, KeepsTheWrongPart, WithoutFence
 
@@ -78,6 +79,17 @@ def test_nothing_of_a_run_is_written_once_a_write_of_it_has_failed(backend: Back
     """What was accepted meanwhile, and waited for its turn, is not stored without what it depends on."""
     runs = simulate(failing, range(sweep.seeds // 4), backend=backend, store=in_memory)
     figures.extend(run.lives for run in runs)
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_values_flow_to_whoever_waits_for_them_whatever_comes_between(
+    backend: Backend, where: str, sweep: Sweep, figures: list[int]
+) -> None:
+    """Given from outside, waited for, streamed, over pools, and by runs within runs; see `flowing` for what is checked."""
+    seeds, store = (sweep.seeds // 4, memory) if where == "memory" else (sweep.seeds // 20, with_fence)
+    runs = simulate(flowing, range(seeds), backend=backend, store=store, crashes=CRASHES)
+    figures.extend(run.lives for run in runs)
+    assert sum(figures) > 2 * len(figures), "most worlds were to crash"
 
 
 def test_an_owner_taken_over_writes_nothing_more(backend: Backend, sweep: Sweep, figures: list[int]) -> None:
