@@ -9,6 +9,7 @@ import anyio.lowlevel
 import pytest
 
 from dagrelay import DAG, DAGValidationError, Runtime, TaskContext, each
+from dagrelay.runtime.errands import clear_stored
 from tests.runtime.probes import AT_ONCE, PATIENCE_S, Probe
 
 if TYPE_CHECKING:
@@ -197,3 +198,31 @@ async def test_a_resume_starts_both_again_or_the_one_left(
         assert set(states(result).values()) == {"success"}
     assert probe.counts[held] == 2
     assert probe.counts["follower" if held == "producer" else "producer"] == 1
+
+
+async def test_who_follows_a_task_runs_again_with_it(open_store: Callable[[], Store]) -> None:
+    """What it has read of a stream is no more there; by the DAG at hand, and by the plan that is stored."""
+    dag, probe = DAG("d"), Probe()
+
+    @dag.task
+    async def producer() -> None:
+        probe.note("producer")
+
+    @dag.task(after_start=producer)
+    async def follower() -> None:
+        probe.note("follower")
+
+    @dag.task
+    async def stranger() -> None:
+        probe.note("stranger")
+
+    async with Runtime(open_store()) as runtime:
+        await runtime.run(dag, run_id="r")
+        await runtime.retry("r", "producer", dag)
+        assert probe.counts == {"producer": 2, "follower": 2, "stranger": 1}
+        services = runtime._opened().services  # pyright: ignore[reportPrivateUsage] - as the inbox does
+        image = await services.store.load_run("r")
+        assert image is not None
+        await clear_stored(services, image, "producer", "a message")
+        rows = {row.task_id: str(row.state) for row in await runtime.task_instances("r")}
+        assert rows == {"producer": "pending", "follower": "pending", "stranger": "success"}

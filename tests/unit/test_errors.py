@@ -131,7 +131,10 @@ SAMPLES: Final[list[tuple[BaseException, str]]] = [
     ),
     (
         NotUpstreamError("b", "a"),
-        "task 'b' can't pull from 'a', which is not upstream of it: add depends_on='a'",
+        (
+            "task 'b' can't pull from 'a', which is not upstream of it: add depends_on='a', or use wait() for what a task beside "
+            "it publishes"
+        ),
     ),
     (
         NotUpstreamError("b", "a", is_stream=True),

@@ -13,14 +13,14 @@ from dagrelay.dag.inputs import Read as Read  # noqa: PLC0414 - a public name of
 from dagrelay.model.missing import MISSING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from dagrelay.dag.inputs import Expansion, Input, ParamInput
     from dagrelay.model.policies import MissingPolicy, RetryPolicy
     from dagrelay.model.states import TriggerRule
     from dagrelay.templates import Tree
 
-__all__ = ("CHOOSING_KINDS", "OUTSIDE_KINDS", "Plan", "PlannedTask", "Read", "TaskKind", "body_of", "parse_body")
+__all__ = ("CHOOSING_KINDS", "OUTSIDE_KINDS", "Plan", "PlannedTask", "Read", "TaskKind", "body_of", "parse_body", "parse_leaders")
 
 _REMEMBERED_PAIRS = 4096
 
@@ -140,7 +140,10 @@ class Plan:
     typed_params: tuple[tuple[str, ParamInput], ...]
     """The parameters that structure a run param into a type, each with the id of its task."""
     body: bytes
-    """Its shape, canonical: JSON of [[task id, kind, [topological indices of its upstreams]], ...]."""
+    """Its shape, canonical: JSON of [[task id, kind, [topological indices of its upstreams]], ...].
+
+    Of a task that follows others by `after_start` their indices come after its upstreams'.
+    """
     fingerprint: str
     """SHA-256 of the body, in hexadecimal."""
     usual_reads: dict[int, tuple[str, ...]] = attrs.field(factory=dict[int, "tuple[str, ...]"], init=False, repr=False)
@@ -192,12 +195,19 @@ class Plan:
         return False
 
 
-def body_of(tasks: list[tuple[str, TaskKind, tuple[int, ...]]]) -> bytes:
-    """Return the canonical body of tasks in topological order, each with the indices of its direct upstreams."""
-    return json.dumps(tasks, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+def body_of(tasks: Iterable[tuple[str, TaskKind, tuple[int, ...], tuple[int, ...]]]) -> bytes:
+    """Return the canonical body of tasks in topological order: id, kind, direct upstreams, and those they follow, by index."""
+    shapes = [(*shape, leaders) if leaders else shape for *shape, leaders in tasks]
+    return json.dumps(shapes, ensure_ascii=True, separators=(",", ":")).encode("ascii")
 
 
 def parse_body(body: bytes) -> tuple[tuple[str, TaskKind, tuple[str, ...]], ...]:
     """Return what a stored body says, in topological order: task id, kind, and the ids of its direct upstreams."""
-    tasks: list[tuple[str, str, list[int]]] = json.loads(body)
-    return tuple((task_id, TaskKind(kind), tuple(tasks[above][0] for above in upstream)) for task_id, kind, upstream in tasks)
+    tasks: list[list[Any]] = json.loads(body)
+    return tuple((task[0], TaskKind(task[1]), tuple(tasks[above][0] for above in task[2])) for task in tasks)
+
+
+def parse_leaders(body: bytes) -> dict[str, tuple[str, ...]]:
+    """Return, by id, whom tasks follow by `after_start`, as a stored body says."""
+    tasks: list[list[Any]] = json.loads(body)
+    return {task[0]: tuple(tasks[leader][0] for leader in leaders) for task in tasks for leaders in task[3:]}

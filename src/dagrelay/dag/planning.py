@@ -379,7 +379,7 @@ def _assemble(
     )
     required, named = _params_of(tasks, drafts, written.params)
     downstream = tuple(map(tuple, downstream_of(upstream)))
-    body = body_of([(task.task_id, task.kind, task.upstream) for task in tasks])
+    body = body_of((task.task_id, task.kind, task.upstream, task.after_start) for task in tasks)
     return Plan(
         dag_id=written.dag_id,
         tags=written.tags,

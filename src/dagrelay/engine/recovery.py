@@ -77,12 +77,16 @@ def place_progress(
 
 
 def downstream_closure(plan: Plan, index: int) -> list[int]:
-    """Return a task and all that is downstream of it, in topological order; O(edges)."""
+    """Return a task and all that is downstream of it or follows it, in topological order; O(edges).
+
+    What a task that follows another one by `after_start` has read of its stream is no more there once that runs again.
+    """
     seen = {index}
     pending = [index]
     while pending:
-        for downstream in plan.downstream[pending.pop()]:
-            if downstream not in seen:
-                seen.add(downstream)
-                pending.append(downstream)
+        above = pending.pop()
+        for below in (*plan.downstream[above], *plan.followers.get(above, ())):
+            if below not in seen:
+                seen.add(below)
+                pending.append(below)
     return sorted(seen)

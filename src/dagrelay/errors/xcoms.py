@@ -85,7 +85,8 @@ class NotUpstreamError(XComError, LookupError):
             )
         elif known:
             text = (
-                f"task {task_id!r} can't pull from {upstream_id!r}, which is not upstream of it: add depends_on={upstream_id!r}"
+                f"task {task_id!r} can't pull from {upstream_id!r}, which is not upstream of it: add depends_on={upstream_id!r}, "
+                "or use wait() for what a task beside it publishes"
             )
         else:
             text = f"task {task_id!r} can't pull from {upstream_id!r}: the DAG has no such task"

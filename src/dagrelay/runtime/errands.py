@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dagrelay.cancellation import to_its_end
-from dagrelay.dag.plan import OUTSIDE_KINDS, parse_body
+from dagrelay.dag.plan import OUTSIDE_KINDS, parse_body, parse_leaders
 from dagrelay.errors import RunStateError, StoreCorruptError, TaskNotFoundError
 from dagrelay.model.states import RunState, TaskState
 from dagrelay.runtime.history import unknown_run
@@ -103,16 +103,16 @@ async def clear_stored(services: Services, image: RunImage, task_id: str, messag
 
 
 def _downstream(image: RunImage, task_id: str, store: str) -> set[str]:
-    """Return a task and all that is downstream of it, by the stored plan, which is in topological order."""
+    """Return a task and all that is downstream of it or follows it, by the stored plan, which is in topological order."""
     run = image.stored.run
     try:
-        tasks = parse_body(image.plan.body)
+        tasks, leaders = parse_body(image.plan.body), parse_leaders(image.plan.body)
     except (LookupError, ValueError, TypeError, RecursionError) as error:
         raise StoreCorruptError(store, f"the plan of run {run.run_id!r} can't be understood: {error!r}") from error
     if task_id not in {each for each, _, _ in tasks}:
         raise TaskNotFoundError(run.dag_id, task_id)
     again = {task_id}
     for each, _, upstream in tasks:
-        if not again.isdisjoint(upstream):
+        if not again.isdisjoint((*upstream, *leaders.get(each, ()))):
             again.add(each)
     return again

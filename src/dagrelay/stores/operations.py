@@ -124,9 +124,10 @@ class ForkRun:
 
     Of `task_ids` are copied the rows of all instances, elements included, where the task as a whole has ended (of the others
     none, so that they run anew) with what these have appended to streams, and of all of them the entries every reader may see.
-    What consumers have acknowledged is not copied, as those that are not copied begin anew. The copies keep state, attempt, times,
-    error, length, follows and lineage, and their places in the timeline; only if one of them would not be above `seq` are all of
-    them moved up by the same number. What was pushed from outside under the new id stays, rather than be replaced by a copy.
+    What consumers have acknowledged is not copied, as those that are not copied begin anew. The copies keep state, attempt,
+    times, error, length, follows and lineage, and their places in the timeline; only if one of them would not be above `seq` are
+    all of them moved up by the same number. What was pushed from outside under the new id stays, rather than be replaced by a
+    copy.
 
     Refused as CreateRun is, and with RunNotFoundError if the source is not there or pruned.
     """

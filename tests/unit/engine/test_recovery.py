@@ -54,7 +54,7 @@ def test_every_change_is_named_at_once() -> None:
 
 def test_a_finished_task_of_another_kind_is_named() -> None:
     """What a branch decided is no value of a plain task."""
-    stored = body_of([("a", TaskKind.BRANCH, ())])
+    stored = body_of([("a", TaskKind.BRANCH, (), ())])
     with pytest.raises(DAGChangedError) as refused:
         check_unchanged("r", stored, draw("a"), {"a": S.SUCCESS})
     assert refused.value.changes == ("finished task 'a' was branch and is plain",)
