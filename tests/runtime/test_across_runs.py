@@ -302,6 +302,7 @@ async def test_another_run_is_read_as_everybody_sees_it(open_store: Callable[[],
     page, odd = dag.tasks["page"], dag.tasks["odd"]
 
     async def read(run: OtherRun) -> Any:
+        assert await run.pull("other", default=None) is None
         entries = [[e.task_id, e.map_index, e.key, e.value] for e in await run.list(include_values=True)]
         return [
             run.run_id,
@@ -313,6 +314,7 @@ async def test_another_run_is_read_as_everybody_sees_it(open_store: Callable[[],
             await run.pull_outputs(odd, default=0),
             await run.pull_outputs("none", default=0),
             await run.pull_outputs("nothing", default=0),
+            await run.pull_outputs("odd", "nothing", default=0),
             entries,
             [entry.value for entry in await run.list(page, prefix="se")],
         ]
@@ -330,6 +332,7 @@ async def test_another_run_is_read_as_everybody_sees_it(open_store: Callable[[],
         [1, 0, 3],
         [],
         [],
+        [0, 0, 0],
         [
             ["page", None, "return_value", {"number": 5}],
             ["page", None, "secret", None],

@@ -7,6 +7,9 @@ import json
 import pytest
 
 from dagrelay.model.records import AttemptReads, EntryRead, InstanceKey
+from dagrelay.stores.operations import NewEntry
+from dagrelay.xcom.cache import Resident
+from dagrelay.xcom.finding import slot_of
 from dagrelay.xcom.lineage import MAX_READS, Reads, lineage_text, mark_of, parse_lineage, read_text
 
 READER = InstanceKey("run", "reader", 2)
@@ -71,6 +74,15 @@ def test_of_many_reads_the_rest_is_counted() -> None:
     whole = lineage_text(many[:MAX_READS], None)
     assert whole is not None
     assert parse_lineage(READER, 1, whole).left_out == 0
+
+
+def test_a_value_without_a_slot_was_in_the_first_looked_into() -> None:
+    """One that awaits its commit knows none."""
+    pending = NewEntry(key="k", value=b"1", serializer="json", created_us=1, seq=1)
+    assert slot_of(pending, (3, -1, 0)) == 3
+    assert slot_of(Resident(b"1", "json", -1), (3, -1, 0)) == -1
+    assert slot_of(Resident(b"1", "json", 2), None) == 2
+    assert slot_of(pending, None) is None
 
 
 @pytest.mark.parametrize(

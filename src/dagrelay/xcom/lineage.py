@@ -18,7 +18,7 @@ It is written on the way of every task, so the commonest read costs one format o
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from dagrelay.model.records import AttemptReads, EntryRead
 from dagrelay.stores.operations import RETURN_VALUE
@@ -109,9 +109,9 @@ def parse_lineage(instance: InstanceKey, attempt: int, text: str) -> AttemptRead
         items = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
-    if not isinstance(items, list):
-        raise ValueError("it is no list")  # noqa: TRY004 - it is text that is wrong, not a caller
-    reads = cast("list[Any]", items)
+    if not _is_list(items):
+        raise ValueError("it is no list")
+    reads: list[Any] = items
     if reads and isinstance(reads[0], str):
         del reads[0]
     left_out: Any = reads.pop() if reads and not isinstance(reads[-1], list) else 0
@@ -128,12 +128,16 @@ def parse_lineage(instance: InstanceKey, attempt: int, text: str) -> AttemptRead
 
 
 def _parsed(own_run_id: str, item: Any) -> EntryRead:
-    if not isinstance(item, list):
-        raise ValueError(f"{item!r} is no read")  # noqa: TRY004 - as above
-    given = cast("list[Any]", item)
+    if not _is_list(item):
+        raise ValueError(f"{item!r} is no read")
+    given: list[Any] = item
     usual = (RETURN_VALUE, None, own_run_id)
     match [*given, *usual[max(len(given) - _FEWEST_PARTS, 0) :]]:
         case [str(task_id), int() | None as attempt, str(key), int() | None as map_index, str(run_id)]:
             return EntryRead(run_id=run_id, task_id=task_id, map_index=map_index, key=key, attempt=attempt)
         case _:
             raise ValueError(f"{item!r} is no read")
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
