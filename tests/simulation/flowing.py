@@ -182,13 +182,19 @@ async def _give_later(sim: Simulation, runtime: Runtime, world: _World, seen: _S
     sim.random.shuffle(values)
     if not world.early:
         await anyio.sleep(30)
+    wrong = {"answer": {"n": -1}, "consent": Approval(approved=not world.approved)}
     for task_id, value in values:
         await sim.moment()
-        for _ in range(sim.random.choice((1, 1, 2))):
-            for _ in range(_MOST_TRIES):
-                if await _give(sim, runtime, seen, task_id, value):
-                    break
-                await anyio.sleep(1)  # The run is not there yet, or the store fails just now.
+        await _give_surely(sim, runtime, seen, task_id, value)
+        if sim.random.random() < 0.3:
+            await _give_surely(sim, runtime, seen, task_id, wrong[task_id])
+
+
+async def _give_surely(sim: Simulation, runtime: Runtime, seen: _Seen, task_id: str, value: Any) -> None:
+    for _ in range(_MOST_TRIES):
+        if await _give(sim, runtime, seen, task_id, value):
+            return
+        await anyio.sleep(1)  # The run is not there yet, or the store fails just now.
 
 
 async def _give(sim: Simulation, runtime: Runtime, seen: _Seen, task_id: str, value: Any) -> bool:

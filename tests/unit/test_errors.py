@@ -164,8 +164,8 @@ SAMPLES: Final[list[tuple[BaseException, str]]] = [
     (
         XComConflictError("r1", "a", "rows", seq=3),
         (
-            "item 3 can't be appended to stream 'rows' of task 'a' in run 'r1': what stands there, or was passed over, is not the "
-            "same"
+            "item 3 can't be appended to stream 'rows' of task 'a' in run 'r1': what stands there, or was passed over, is not "
+            "the same"
         ),
     ),
     (

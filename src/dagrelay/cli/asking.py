@@ -13,6 +13,7 @@ import anyio
 from dagrelay.cli.exits import CommandError, ExitCode
 from dagrelay.cli.output import tell, write, write_json
 from dagrelay.cli.places import command, existing_store
+from dagrelay.cli.pools import limits_for
 from dagrelay.cli.running import until_end
 from dagrelay.cli.target import load_target
 from dagrelay.errors import StoreLockedError
@@ -50,11 +51,14 @@ def retry(options: Namespace) -> ExitCode:
     """Run a task and all downstream of it again, where the store's owner has the DAG, or here with TARGET if there is none."""
     message = RetryMessage(run_id=options.run, task_id=options.task)
     if options.target is None:
+        if options.pools:
+            raise CommandError("--pool goes with TARGET; an owner of the store has pools of its own")
         return _ask(options, message, "")
     target, store = load_target(options.target), existing_store(options)
+    limits = limits_for(options, target)
 
     async def work(stop: Stop) -> RunResult:
-        async with Runtime(store) as runtime:
+        async with Runtime(store, limits=limits) as runtime:
             stop.gently = runtime.wind_down
             return await runtime.retry(message.run_id, message.task_id, target.dag, raise_on_failure=False)
 

@@ -14,6 +14,7 @@ import anyio
 from dagrelay.cli.exits import CommandError, ExitCode
 from dagrelay.cli.output import as_dict, clock, compact_json, cut, printable, readable_json, seconds, table, write, write_json
 from dagrelay.cli.places import existing_store
+from dagrelay.errors import XComTypeError
 from dagrelay.model.events import Event, RunFinished, RunStarted, TaskStateChanged, XComDeleted, XComPushed
 from dagrelay.model.states import RunState
 from dagrelay.runtime.runtime import Runtime
@@ -156,19 +157,27 @@ def _described(entry: XComEntry) -> str:
 
 
 def xcom_get(options: Namespace) -> ExitCode:
-    """Print one value: as indented JSON, or with `--raw` a text as it is and anything else as compact JSON."""
+    """Print one value, of a mapped task a list: as indented JSON, or with `--raw` a text as it is, anything else as compact JSON."""
+    place, key = (options.run, options.task), options.key
 
-    async def question(runtime: Runtime) -> tuple[XComEntry | None, Any]:
-        listed = await runtime.xcom.list(options.run, options.task, prefix=options.key)
-        entry = next((each for each in listed if each.key == options.key), None)
-        return entry, await runtime.xcom.pull(options.run, options.task, options.key)
+    async def question(runtime: Runtime) -> tuple[list[XComEntry], bool, Any]:
+        listed = await runtime.xcom.list(*place, prefix=key)
+        entries = [each for each in listed if each.key == key]
+        try:
+            value = await runtime.xcom.pull(*place, key, map_index=options.index)
+        except XComTypeError:  # It is mapped.
+            return [each for each in entries if each.map_index is not None], True, await runtime.xcom.pull_outputs(*place, key)
+        return [each for each in entries if each.map_index == options.index], False, value
 
-    entry, value = _look(options, question)
-    # Where it was pushed between the two reads nothing is known of it.
-    if (entry is None or entry.sensitive) and not options.reveal:
-        raise CommandError(f"XCom {options.key!r} of task {options.task!r} is sensitive; --reveal prints it all the same")
-    if options.json:
-        write_json({**({} if entry is None else as_dict(entry)), "value": value})
+    entries, is_list, value = _look(options, question)
+    # Of what was pushed between the two reads nothing is known.
+    is_known = len(entries) == (len(value) if is_list else 1)
+    if not options.reveal and (not is_known or any(entry.sensitive for entry in entries)):
+        raise CommandError(f"XCom {key!r} of task {options.task!r} is sensitive; --reveal prints it all the same")
+    if options.json and is_list:
+        write_json({"run_id": options.run, "task_id": options.task, "key": key, "value": value})
+    elif options.json:
+        write_json({**(as_dict(entries[0]) if entries else {}), "value": value})
     elif options.raw:
         _write_raw(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":")))
     else:

@@ -130,6 +130,9 @@ def _add_running(commands: Any) -> None:
     fork.add_argument("--run-id", metavar="ID", help="the new run's id, which must be free")
     for parser in (demo, run, resume, fork):
         _add_backend(parser)
+    demo.set_defaults(pools=[])
+    for parser in (run, resume, fork):
+        _add_pools(parser)
 
 
 def _add_looking(commands: Any) -> None:
@@ -149,6 +152,7 @@ def _add_looking(commands: Any) -> None:
     _add_run(get)
     _add_task(get)
     get.add_argument("key", nargs="?", default="return_value", metavar="KEY", help="the key; else return_value")
+    get.add_argument("--index", type=_index, metavar="N", help="of a mapped task only this element, from 0; else a list of all")
     get.add_argument("--raw", action="store_true", help="print a text as it is, anything else as compact JSON")
     get.add_argument("--reveal", action="store_true", help="print it though it is sensitive")
     _add_run(_add(commands, "events", looking.events))
@@ -179,6 +183,7 @@ def _add_asking(commands: Any) -> None:
     _add_task(retry)
     retry.add_argument("target", nargs="?", metavar="TARGET", help=f"to run it here if nobody owns the store: {_TARGET}")
     _add_backend(retry)
+    _add_pools(retry)
 
 
 def _add_keeping(commands: Any) -> None:
@@ -202,6 +207,17 @@ def _add_params(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_pools(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pool",
+        action="append",
+        default=[],
+        dest="pools",
+        metavar="NAME=SLOTS",
+        help="a pool that tasks of the DAG name, and how many run in it at once; NAME=SLOTS:PER_S also bounds starts in a second",
+    )
+
+
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the run's id")
 
@@ -218,6 +234,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
+def _index(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no index, which counts from 0")
     return value
 
 

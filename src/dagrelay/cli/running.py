@@ -18,6 +18,7 @@ from dagrelay.cli.exits import CommandError, ExitCode
 from dagrelay.cli.interrupts import Interrupted, Stop, until_signal
 from dagrelay.cli.output import as_dict, compact_json, readable_json, seconds, table, tell, write, write_json
 from dagrelay.cli.places import command, existing_store, store_path
+from dagrelay.cli.pools import limits_for, pool_words
 from dagrelay.cli.target import Target, load_target
 from dagrelay.errors import XComTypeError
 from dagrelay.examples import weather
@@ -55,7 +56,7 @@ def demo(options: Namespace) -> ExitCode:
     def announce() -> None:
         say(f"run {run_id} of {_DEMO.text} (process {os.getpid()})")
         say("if anything stops it, even kill -9, go on with:")
-        say(f"  {_resume_command(store, run_id, _DEMO)}\n")
+        say(f"  {_resume_command(options, store, run_id, _DEMO)}\n")
         if options.pause_s:
             say(f"It pauses for {options.pause_s:g} s between two tasks: a good moment.\n")
         sys.stdout.flush()
@@ -81,7 +82,7 @@ def run(options: Namespace) -> ExitCode:
 
     def announce() -> None:
         _notice(f"run {run_id} of {target.text}; if anything stops it, go on with:")
-        _notice(f"  {_resume_command(store, run_id, target)}")
+        _notice(f"  {_resume_command(options, store, run_id, target)}")
 
     start = partial(_start, target=target, params=params, run_id=run_id)
     result = _carry_out(options, store, run_id, target, start=start, announce=announce)
@@ -99,7 +100,7 @@ def fork(options: Namespace) -> ExitCode:
 
     def announce() -> None:
         _notice(f"run {run_id} of {target.text}, forked from {options.run}; if anything stops it, go on with:")
-        _notice(f"  {_resume_command(store, run_id, target)}")
+        _notice(f"  {_resume_command(options, store, run_id, target)}")
 
     async def start(runtime: Runtime) -> RunHandle:
         return await runtime.fork(options.run, target.dag, from_task=options.from_task, params=params, new_run_id=run_id)
@@ -111,9 +112,10 @@ def fork(options: Namespace) -> ExitCode:
 def resume(options: Namespace) -> ExitCode:
     """Go on with an interrupted or cancelled run, to its end, and show what came of it."""
     target, store = load_target(options.target), store_path(options)
+    limits = limits_for(options, target)
 
     async def work(stop: Stop) -> RunResult:
-        async with Runtime(store) as runtime:
+        async with Runtime(store, limits=limits) as runtime:
             stop.gently = runtime.wind_down
             return await runtime.resume(options.run, target.dag, raise_on_failure=False)
 
@@ -165,8 +167,10 @@ def _carry_out(
     start: Callable[[Runtime], Awaitable[RunHandle]],
     announce: Callable[[], None],
 ) -> RunResult:
+    limits = limits_for(options, target)
+
     async def work(stop: Stop) -> RunResult:
-        async with Runtime(store) as runtime:
+        async with Runtime(store, limits=limits) as runtime:
             stop.gently = runtime.wind_down
             handle = await start(runtime)
             announce()  # The run is recorded, so that the command printed works from now on.
@@ -183,12 +187,12 @@ def _await_end(
     try:
         return anyio.run(until_signal, work, backend=options.backend)
     except Interrupted:
-        tell(f"run {run_id} was interrupted; go on with:\n  {_resume_command(store, run_id, target)}")
+        tell(f"run {run_id} was interrupted; go on with:\n  {_resume_command(options, store, run_id, target)}")
         raise
 
 
-def _resume_command(store: Path, run_id: str, target: Target) -> str:
-    return command(store, "resume", run_id, target.text)
+def _resume_command(options: Namespace, store: Path, run_id: str, target: Target) -> str:
+    return command(store, "resume", run_id, target.text, *pool_words(options))
 
 
 def _notice(text: str) -> None:

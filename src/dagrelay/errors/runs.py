@@ -69,14 +69,19 @@ class RunFailedError(RunError, ExceptionGroup[TaskFailedError]):
 
 
 class TaskTimeoutError(RunError, TimeoutError):
-    """An attempt ran longer than its `timeout_s` and was cancelled."""
+    """An attempt ran longer than its `timeout_s` and was cancelled, or no value came from outside within it."""
 
-    def __init__(self, task_id: str, attempt: int, timeout_s: float) -> None:
-        """Take the attempt and its limit in seconds."""
+    def __init__(self, task_id: str, attempt: int, timeout_s: float, *, is_outside: bool = False) -> None:
+        """Take the attempt and its limit in seconds; `is_outside` tells that it waited for a value from outside."""
         self.task_id = task_id
         self.attempt = attempt
         self.timeout_s = timeout_s
-        super().__init__(f"attempt {attempt} of task {task_id!r} ran longer than timeout_s={timeout_s:g}")
+        self.is_outside = is_outside
+        if is_outside:
+            text = f"no value came from outside for attempt {attempt} of task {task_id!r} within timeout_s={timeout_s:g}"
+        else:
+            text = f"attempt {attempt} of task {task_id!r} ran longer than timeout_s={timeout_s:g}"
+        super().__init__(text)
 
 
 class MapTooLongError(RunError, ValueError):

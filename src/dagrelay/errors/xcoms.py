@@ -120,13 +120,13 @@ class XComSerializationError(XComError, ValueError):
 
 
 class XComTypeError(XComError, TypeError):
-    """A stored value is not of the type asked for."""
+    """A stored value is not of the type asked for, or is none where a list was, or the other way round."""
 
     def __init__(self, reason: str, *, path: str = "$") -> None:
-        """Take the reason and the JSON path of the culprit."""
+        """Take the reason and the JSON path of the culprit; an empty one where no part of a value is to blame."""
         self.reason = reason
         self.path = path
-        super().__init__(f"{reason} @ {path}")
+        super().__init__(f"{reason} @ {path}" if path else reason)
 
 
 class XComConflictError(XComError, ValueError):
@@ -143,8 +143,8 @@ class XComConflictError(XComError, ValueError):
         self.seq = seq
         if seq is not None:
             super().__init__(
-                f"item {seq} can't be appended to stream {key!r} of task {task_id!r} in run {run_id!r}: what stands there, or was "
-                "passed over, is not the same"
+                f"item {seq} can't be appended to stream {key!r} of task {task_id!r} in run {run_id!r}: what stands there, or "
+                "was passed over, is not the same"
             )
             return
         if is_there:

@@ -74,9 +74,7 @@ async def task_records(
         for map_index in (None, *range(length)):
             stored = touched.get(map_index)
             rows.append(
-                TaskInstance(
-                    run_id=run_id, task_id=planned, map_index=map_index, state=shown_state(run_state, TaskState.PENDING)
-                )
+                TaskInstance(run_id=run_id, task_id=planned, map_index=map_index, state=shown_state(run_state, TaskState.PENDING))
                 if stored is None
                 else _record(run_state, stored)
             )

@@ -97,7 +97,7 @@ class Outside:
             if found is None:
                 if is_last:
                     task = data.plan.tasks[wait.index]
-                    self._fail(wait, TaskTimeoutError(task.task_id, wait.attempt, task.timeout_s or 0.0))
+                    self._fail(wait, TaskTimeoutError(task.task_id, wait.attempt, task.timeout_s or 0.0, is_outside=True))
                 return
             data.door.decode(found.serializer, found.value, data.plan.tasks[wait.index].return_type)
         except StoreError as error:

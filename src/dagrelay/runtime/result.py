@@ -203,9 +203,7 @@ class RunResult:
             found = [None if each is None else Resident(each.value, each.serializer) for each in stored]
         return self._listed(index, found, task, default)
 
-    def _listed(
-        self, index: int, found: Sequence[Encoded | None] | None, task: Task[Any] | str, default: Any
-    ) -> list[Any]:
+    def _listed(self, index: int, found: Sequence[Encoded | None] | None, task: Task[Any] | str, default: Any) -> list[Any]:
         if found is None:
             if default is MISSING:
                 raise self._not_found(index)
@@ -220,13 +218,15 @@ class RunResult:
     def _single(self, task: Task[Any] | str) -> int:
         index = self._index(task)
         if self._plan.tasks[index].expansion is not None:
-            raise XComTypeError(f"task {self._plan.task_ids[index]!r} is mapped and has a list of outputs; use result.outputs()")
+            task_id = self._plan.task_ids[index]
+            raise XComTypeError(f"task {task_id!r} is mapped and has a list of outputs; use result.outputs()", path="")
         return index
 
     def _mapped(self, task: Task[Any] | str) -> int:
         index = self._index(task)
         if self._plan.tasks[index].expansion is None:
-            raise XComTypeError(f"task {self._plan.task_ids[index]!r} is not mapped and has no list of outputs; use result[...]")
+            task_id = self._plan.task_ids[index]
+            raise XComTypeError(f"task {task_id!r} is not mapped and has no list of outputs; use result[...]", path="")
         return index
 
     def _decode(self, index: int, found: Encoded, task: Task[Any] | str) -> Any:

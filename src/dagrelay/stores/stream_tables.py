@@ -50,7 +50,7 @@ class StreamTables:
 
     def adopt(self, streams: StreamTables, source: InstanceKey, target: InstanceKey) -> None:
         """Take over the streams of an instance of another run."""
-        for (instance, key), chunks in streams._chunks.items():  # noqa: SLF001 - of the same class
+        for (instance, key), chunks in streams._chunks.items():
             if instance == source:
                 self._chunks[target, key] = list(chunks)
 

@@ -60,7 +60,7 @@ _CLOSING: Final = re.compile(r"[ \t\r\n]*+\}\}")
 _STEP: Final = re.compile(r'\.([A-Za-z_][A-Za-z0-9_-]*+)|\[(-?[0-9]{1,9})\]|\["([^"\\\x00-\x1f\ud800-\udfff]*+)"\]')
 _INDEX: Final = re.compile(r"-?[0-9]++")
 _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
-_LITERAL_RUN: Final = re.compile(r'[^")\[\]{}]*+')
+_LITERAL_RUN: Final = re.compile(r"""[^"')\[\]{}]*+""")
 _OURS: Final = re.compile(
     r"""
     \{\{ [ \t\r\n]*+
@@ -346,6 +346,8 @@ class _Scanner:
                     position += 1
                 case "":
                     raise self._error("unclosed '('", opening)
+                case "'":
+                    raise self._error('expected text in double quotes, not in single ones: ", "', position)
                 case _:
                     depth -= 1
                     position += 1

@@ -28,7 +28,7 @@ async def not_found(store: Store, instance: InstanceKey, key: str, *, hint: str 
         state = str(states[0] if states else TaskState.PENDING)
         near = get_close_matches(key, sorted(keys))
         if map_index is None and any(each.length is not None for each in known):
-            hint = f"it is mapped, and has its values by map_index{'; ' if hint else ''}{hint}"
+            hint = f"it is mapped, and not all of its elements have it{'; ' if hint else ''}{hint}"
         return XComNotFoundError(run_id, task_id, key, map_index=map_index, state=state, near=near, hint=hint)
     if image is None:
         hint = f"there is no run {run_id!r}{'; ' if hint else ''}{hint}"

@@ -17,6 +17,7 @@ from dagrelay.stores.base import Lookup
 from dagrelay.stores.operations import OUTSIDE, RETURN_VALUE, DeleteEntries
 from dagrelay.xcom.absent import not_found
 from dagrelay.xcom.door import DEFAULT_OPTIONS, entry_record
+from dagrelay.xcom.gathering import gather, many_found, refuse_single
 from dagrelay.xcom.lineage import read_text
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class XComManager:
 
         Raises:
             XComNotFoundError: there is no such entry, and no default.
-            XComTypeError: the value is not of `as_type`.
+            XComTypeError: the task is mapped, and `map_index` is not given; or the value is not of `as_type`.
             StoreCorruptError: what is stored is damaged.
 
         Cancellation: nothing is left behind.
@@ -145,9 +146,44 @@ class XComManager:
         (found,) = await self._broker.reader.lookup([Lookup(instance=instance, key=key)])
         if found is not None:
             return self._door.decode(found.serializer, found.value, as_type)
+        await refuse_single(self._store, instance)
         if default is not MISSING:
             return default
         raise await self.not_found(instance, key)
+
+    @overload
+    async def pull_outputs(self, run_id: str, task_id: str, key: str = ..., *, as_type: type[T]) -> list[T]: ...
+    @overload
+    async def pull_outputs(self, run_id: str, task_id: str, key: str = ..., *, default: D, as_type: type[T]) -> list[T | D]: ...
+    @overload
+    async def pull_outputs(
+        self, run_id: str, task_id: str, key: str = ..., *, default: Any = ..., as_type: Any = ...
+    ) -> list[Any]: ...
+    async def pull_outputs(
+        self, run_id: str, task_id: str, key: str = RETURN_VALUE, *, default: Any = MISSING, as_type: Any = MISSING
+    ) -> list[Any]:
+        """Return what the elements of a mapped task have handed on, as a list by map index, their values in one read.
+
+        Args:
+            run_id: the run, running or not, of this or an earlier process.
+            task_id: the task.
+            key: the key.
+            default: what stands in the place of an element that has no such entry, as it failed, was skipped, or runs. With it
+                the list of a task that was never expanded is empty.
+            as_type: a type to structure each value into, strictly.
+
+        Raises:
+            XComNotFoundError: an element has no such entry, and there is no default; or the task was never expanded.
+            XComTypeError: the task is not mapped, or a value is not of `as_type`.
+            StoreCorruptError: what is stored is damaged.
+
+        Cancellation: nothing is left behind.
+        """
+        self._check_thread()
+        whole, key = _instance(run_id, task_id, None), check_key(key)
+        found = await gather(self._store, self._broker.reader, whole, key, has_default=default is not MISSING)
+        decode = self._door.decode
+        return [default if each is None else decode(each.serializer, each.value, as_type) for each in found]
 
     @overload
     async def previous(
@@ -171,7 +207,7 @@ class XComManager:
 
         Args:
             dag_id: the DAG.
-            task_id: the task; of a mapped one there is nothing, as its elements have the values.
+            task_id: the task; of a mapped one there is nothing, as its elements have the values (see `pull_outputs`).
             key: the key.
             before_run: the run before which those that count were created, whatever state they are in. Those in which the task
                 did not succeed, and has no such entry from outside either, are passed over.
@@ -197,15 +233,21 @@ class XComManager:
         return [(run_id, self._door.decode(entry.serializer, entry.value, as_type)) for run_id, entry in rows]
 
     async def pull_many(self, run_id: str, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Any]:
-        """Return the values of unmapped (task id, key) pairs that are there, as one read; the others are left out."""
+        """Return the values of (task id, key) pairs that are there, as one read; the others are left out.
+
+        Of a mapped task it is a list by map index, and left out unless each element has one; the elements of all are one read more.
+
+        Cancellation: nothing is left behind.
+        """
         self._check_thread()
-        run_id = check_run_id(run_id)
-        lookups = [Lookup(instance=InstanceKey(run_id, check_task_id(task), None), key=check_key(key)) for task, key in wanted]
-        found = await self._broker.reader.lookup(lookups)
+        pairs = [(check_task_id(task_id), check_key(key)) for task_id, key in wanted]
+        found = await many_found(self._store, self._broker.reader, check_run_id(run_id), pairs)
+        decode = self._door.decode
         return {
-            pair: self._door.decode(entry.serializer, entry.value)
-            for pair, entry in zip(wanted, found, strict=True)
-            if entry is not None
+            pair: [decode(each.serializer, each.value) for each in entries]
+            if isinstance(entries, list)
+            else decode(entries.serializer, entries.value)
+            for pair, entries in found.items()
         }
 
     async def pull_from_upstream(self, run_id: str, task_id: str, dag: DAG, *, direct: bool = False) -> dict[str, dict[str, Any]]:

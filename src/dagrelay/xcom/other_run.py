@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import attrs
 
 from dagrelay.dag.definition import DAG
-from dagrelay.errors import XComTypeError
 from dagrelay.ids import check_key, check_map_index, check_task_id
 from dagrelay.model.missing import MISSING
 from dagrelay.model.records import InstanceKey
 from dagrelay.stores.base import Lookup
 from dagrelay.stores.operations import RETURN_VALUE
 from dagrelay.xcom.absent import not_found
+from dagrelay.xcom.gathering import gather, refuse_single
 from dagrelay.xcom.lineage import read_text
 
 if TYPE_CHECKING:
@@ -89,8 +89,7 @@ class OtherRun:
         if found is not None:
             self._attempt.note_reads([read_text(instance.task_id, found.slot, key, map_index, self.run_id)])
             return self._data.door.decode(found.serializer, found.value, self._type(task, key, as_type))
-        if map_index is None and await self._is_mapped(instance.task_id):
-            raise XComTypeError(f"task {instance.task_id!r} of run {self.run_id!r} is mapped; use pull_outputs()")
+        await refuse_single(self._data.store, instance)
         if default is not MISSING:
             return default
         raise await not_found(self._data.store, instance, key)
@@ -125,19 +124,7 @@ class OtherRun:
         self._check()
         data, task_id, key = self._data, _id(task), check_key(key)
         whole = InstanceKey(self.run_id, task_id, None)
-        rows = await data.store.instances(self.run_id, task_id=task_id)
-        known = next((row for row in rows if row.instance.map_index is None), None)
-        if known is None or known.length is None:
-            if known is not None and known.started_us is not None and known.error is None:
-                raise XComTypeError(f"task {task_id!r} of run {self.run_id!r} is not mapped; use pull()")
-            if default is not MISSING:
-                return []
-            raise await not_found(data.store, whole, key, hint="it was not expanded, so it has no elements")
-        elements = [InstanceKey(self.run_id, task_id, place) for place in range(known.length)]
-        found = await data.broker.reader.lookup([Lookup(instance=each, key=key) for each in elements])
-        hole = next((place for place, each in enumerate(found) if each is None), None)
-        if hole is not None and default is MISSING:
-            raise await not_found(data.store, elements[hole], key)
+        found = await gather(data.store, data.broker.reader, whole, key, has_default=default is not MISSING)
         if any(each is not None for each in found):
             self._attempt.note_reads([read_text(task_id, None, key, None, self.run_id)])
         wanted = self._type(task, key, as_type)
@@ -163,10 +150,6 @@ class OtherRun:
             entry if stored is None or entry.sensitive else attrs.evolve(entry, value=decode(stored.serializer, stored.value))
             for entry, stored in rows
         ]
-
-    async def _is_mapped(self, task_id: str) -> bool:
-        rows = await self._data.store.instances(self.run_id, task_id=task_id)
-        return any(row.length is not None or row.instance.map_index is not None for row in rows)
 
     def _type(self, task: Task[Any] | str, key: str, as_type: Any) -> Any:
         """Return the type asked for: for a Task's return value that of its annotation."""

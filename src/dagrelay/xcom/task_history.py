@@ -62,7 +62,7 @@ class TaskHistory(Bound):
         data, key, index = self._data, check_key(key), self._known_index(task)
         planned = data.plan.tasks[index]
         if planned.expansion is not None:
-            raise XComTypeError(f"task {planned.task_id!r} is mapped; read it by ctx.xcom.of_run(run_id).pull_outputs()")
+            raise XComTypeError(f"task {planned.task_id!r} is mapped; read it by ctx.xcom.of_run(run_id).pull_outputs()", path="")
         if as_type is MISSING and isinstance(task, Task) and key == RETURN_VALUE:
             as_type = planned.return_type
         rows: list[tuple[str, StoredEntry]] = await data.store.previous(

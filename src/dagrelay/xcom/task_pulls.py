@@ -124,7 +124,7 @@ class TaskPulls(Bound):
         data, key, index = self._data, check_key(key), self._upstream_index(task)
         planned = data.plan.tasks[index]
         if planned.expansion is None:
-            raise XComTypeError(f"task {planned.task_id!r} is not mapped and has no list of outputs; use pull()")
+            raise XComTypeError(f"task {planned.task_id!r} is not mapped and has no list of outputs; use pull()", path="")
         if as_type is MISSING and isinstance(task, Task) and key == RETURN_VALUE:
             as_type = planned.return_type
         if index not in data.lengths:
@@ -222,5 +222,5 @@ class TaskPulls(Bound):
         index = self._upstream_index(task)
         planned = self._data.plan.tasks[index]
         if planned.kind is TaskKind.MAPPED:
-            raise XComTypeError(f"task {planned.task_id!r} is mapped and has a list of outputs; use pull_outputs()")
+            raise XComTypeError(f"task {planned.task_id!r} is mapped and has a list of outputs; use pull_outputs()", path="")
         return index
