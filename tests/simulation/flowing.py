@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +37,7 @@ __all__ = ("flowing",)
 
 _MOST_ROUNDS: Final = 100
 _PATIENT: Final = RetryPolicy(1_000, delay_s=0.1, jitter=0)
+_BRANCHES: Final = ("fork", "parting")
 _MOST_TRIES: Final = 1_000
 _VALUE: Final = {"n": 41}
 _LONGEST_S: Final = 3_600.0
@@ -56,7 +59,8 @@ class _World:
     is_rough: bool
     jumps: bool
     early: bool
-    """Whether the external task's value may come before that task waits, even before the run is there."""
+    """Whether values may come from outside before their tasks wait; else only once a waiter has its own, so that until then
+    the run can't be stuck in its own eyes, and nothing but the end of what is waited for wakes who waits."""
 
 
 @attrs.define(eq=False)
@@ -65,6 +69,8 @@ class _Seen:
 
     provided: Counter[str] = attrs.field(factory=Counter[str])
     """How often it was acknowledged that a task was given a value."""
+    violations: list[str] = attrs.field(factory=list[str])
+    """What must not be, where it would not be noticed if it were raised."""
 
 
 def _world(sim: Simulation) -> _World:
@@ -95,7 +101,9 @@ async def flowing(sim: Simulation) -> None:
         if world.is_rough and sim.random.random() < 0.4:
             error = sim.random.choice((StoreError, StoreFullError))
             sim.store.fail(lambda: error("planted"), at=sim.random.randint(1, 40))  # noqa: B023 - as it is in this round
-        if await _round(sim, world, seen):
+        is_done = await _round(sim, world, seen)
+        assert not seen.violations, seen.violations[0]
+        if is_done:
             assert anyio.current_time() < _LONGEST_S, f"it took {anyio.current_time():.0f} s"
             return
     raise AssertionError(f"not done after {_MOST_ROUNDS} rounds")
@@ -115,7 +123,7 @@ async def _round(sim: Simulation, world: _World, seen: _Seen) -> bool:
         ) as runtime:
             if sim.random.random() < 0.3:
                 # Nobody runs it meanwhile: what is given now is for whoever goes on with it.
-                await _give(sim, runtime, seen, *sim.random.choice(_values(world)))
+                await _give(sim, runtime, seen, *sim.random.choice(_values(world)[0 if world.early else 1 :]))
             found = await _go_on(sim, runtime, world, seen)
             if found is not None:
                 await _check(runtime, world, seen, found)
@@ -161,6 +169,11 @@ async def _check(runtime: Runtime, world: _World, seen: _Seen, found: dict[str, 
         # An acknowledgement may be lost in a crash; given twice it must not be.
         assert seen.provided[task_id] <= 1, f"{task_id} was given {seen.provided[task_id]} times"
         assert taken[task_id] == 1, f"{task_id} was taken {taken[task_id]} times"
+    for task_id in _BRANCHES:
+        (left,) = await runtime.task_instances("r", task_id=f"{task_id}-left")
+        (followed,) = await runtime.task_instances("r", task_id=f"{task_id}-followed")
+        ends = (left.state, followed.state)
+        assert ends == (TaskState.SKIPPED, TaskState.SUCCESS), f"below {task_id} the one left and the one followed are {ends}"
     (row,) = await runtime.task_instances("r", task_id="producer")
     published = f"attempt {row.attempt}"
     for number, value in enumerate(found["waited"]):
@@ -180,14 +193,24 @@ async def _give_later(sim: Simulation, runtime: Runtime, world: _World, seen: _S
     """Give values at moments of chance until they are taken, twice now and then: the second is to be refused."""
     values = _values(world)
     sim.random.shuffle(values)
-    if not world.early:
-        await anyio.sleep(30)
+    if not world.early and not await _has_waited(runtime):
+        seen.violations.append("who waits was not told that the value is there")
     wrong = {"answer": {"n": -1}, "consent": Approval(approved=not world.approved)}
     for task_id, value in values:
         await sim.moment()
         await _give_surely(sim, runtime, seen, task_id, value)
         if sim.random.random() < 0.3:
             await _give_surely(sim, runtime, seen, task_id, wrong[task_id])
+
+
+async def _has_waited(runtime: Runtime) -> bool:
+    """Wait until a waiter has its value; tell whether it got it in time."""
+    for _ in range(_MOST_TRIES):
+        await anyio.sleep(1)
+        with suppress(StoreError, RunNotFoundError):
+            if await runtime.task_instances("r", task_id="waiter0", state=TaskState.SUCCESS):
+                return True
+    return False
 
 
 async def _give_surely(sim: Simulation, runtime: Runtime, seen: _Seen, task_id: str, value: Any) -> None:
@@ -266,6 +289,13 @@ class _Handlers:
             await ctx.xcom.push("read", read, lifetime="task")
         return sum(read)
 
+    async def choose(self, task_id: str, ctx: TaskContext) -> str:
+        await self._dawdle(ctx)
+        return f"{task_id}-followed"
+
+    async def pause(self, ctx: TaskContext) -> None:
+        await self._dawdle(ctx)
+
     async def nest(self) -> list[int]:
         """Run others from within, by ids of their own, so that each is run once."""
         found: list[int] = []
@@ -305,6 +335,10 @@ def _make_dag(sim: Simulation, world: _World, runtime: Runtime) -> DAG:
     reader = dag.add(handlers.read, id="reader", retries=_PATIENT, after_start=["appender"], pool=chance.choice((None, "api")))
     answer = dag.external("answer", depends_on=chance.choice(([], ["producer"])))
     consent = dag.approval("consent", depends_on=["answer"])
+    for task_id in _BRANCHES:
+        branch = dag.branch(id=task_id, retries=_PATIENT)(partial(handlers.choose, task_id))
+        for each in ("left", "followed"):
+            dag.add(handlers.pause, id=f"{task_id}-{each}", retries=_PATIENT, depends_on=[branch])
     nested = dag.add(handlers.nest, id="nested", retries=_PATIENT)
     dag.add(
         handlers.finish,
