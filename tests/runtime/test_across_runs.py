@@ -136,7 +136,7 @@ async def test_an_earlier_value_that_is_not_there_is_missing(open_store: Callabl
     async def a(path: str = template("{{ params.path }}{{ previous.a.return_value.deep }}"), path_: int = 0) -> Any:
         raise AssertionError(path, path_)
 
-    dag.params = {"path": ""}  # type: ignore[misc]
+    dag.params = {"path": ""}  # type: ignore[misc,assignment]
     async with Runtime(open_store()) as runtime:
         first = await failure(runtime, dag, run_id="first")
         assert isinstance(first, XComNotFoundError)

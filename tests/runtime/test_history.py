@@ -341,9 +341,9 @@ async def test_statistics_tell_what_is_held_and_was_done(open_store: Callable[[]
         probe.let_go("a")
         await handle.result()
         idle = runtime.statistics()
-    assert attrs.asdict(busy.admission) == {"slots": 7, "running": 1, "queued": 0}
+    assert attrs.asdict(busy.admission) == {"slots": 7, "running": 1, "queued": 0, "returning": 0, "pools": {}}
     assert busy.broker.live_runs == 1
-    assert attrs.asdict(idle.admission) == {"slots": 7, "running": 0, "queued": 0}
+    assert attrs.asdict(idle.admission) == {"slots": 7, "running": 0, "queued": 0, "returning": 0, "pools": {}}
     assert idle.broker.pending_bytes == 0
     assert idle.store.operations >= 4
     assert idle.broker.batches >= 2

@@ -13,6 +13,7 @@ from dagrelay import (
     DAG,
     Approval,
     Limits,
+    MemoryStore,
     RunFailedError,
     RunInterruptedError,
     RunNotFoundError,
@@ -28,6 +29,7 @@ from dagrelay import (
 )
 from dagrelay.runtime.environment import Environment
 from dagrelay.runtime.errands import clear_stored
+from dagrelay.testing import FaultyStore
 from tests.runtime.probes import PATIENCE_S, Probe, reached, time_is_up
 
 if TYPE_CHECKING:
@@ -261,6 +263,22 @@ async def test_a_value_that_does_not_come_in_time(open_store: Callable[[], Store
             async with anyio.create_task_group() as group:
                 group.start_soon(_give_once_waited, runtime, "order", Order("tea", 2))
                 assert (await runtime.retry("r", "order", dag))["use"] == "2 tea"
+
+
+async def test_a_value_on_its_way_when_time_is_up_is_taken() -> None:
+    """Whoever gave it is told that it is stored; the task must not fail for want of it."""
+    store, dag = FaultyStore(MemoryStore()), asking(timeout_s=3600)
+    async with Runtime(store) as runtime, anyio.create_task_group() as group:
+        handle = await runtime.start(dag, run_id="r")
+        await waits(runtime)
+        store.writes.shut()
+        group.start_soon(runtime.provide, "r", "order", Order("tea", 3))
+        await anyio.wait_all_tasks_blocked()
+        time_is_up(runtime)
+        await anyio.wait_all_tasks_blocked()
+        store.writes.open()
+        with anyio.fail_after(PATIENCE_S):
+            assert (await handle.result())["use"] == "3 tea"
 
 
 class Clock:

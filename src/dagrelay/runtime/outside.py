@@ -30,6 +30,8 @@ class _Wait:
     started_us: int
     start_seq: int
     timer: Timer | None = None
+    is_late: bool = False
+    news: int = 0  # How often it was told to look; whoever looks after that sees what there is to be seen.
 
 
 class Outside:
@@ -75,12 +77,11 @@ class Outside:
             deadline_us=deadline_us,
         )
         data.broker.cast(data.book, operation)
-        look = partial(self._reports.spawn, partial(self._look, wait))
+        look = partial(self._look_soon, wait)
         data.book.waiting.watch(instance, RETURN_VALUE, look)
         if deadline_us is not None:
             delay_s = max(0, deadline_us - now_us) / 1_000_000
-            expire = partial(self._reports.spawn, partial(self._look, wait, is_last=True))
-            wait.timer = self._facts.timers.after(delay_s, expire)
+            wait.timer = self._facts.timers.after(delay_s, partial(self._expire, wait))
         look()  # It may have come before.
 
     def end_all(self, state: TaskState) -> None:
@@ -88,14 +89,24 @@ class Outside:
         for wait in list(self._waits.values()):
             self._finish(wait, state)
 
-    async def _look(self, wait: _Wait, *, is_last: bool = False) -> None:
+    def _look_soon(self, wait: _Wait) -> None:
+        wait.news += 1
+        self._reports.spawn(partial(self._look, wait))
+
+    def _expire(self, wait: _Wait) -> None:
+        wait.is_late = True
+        self._look_soon(wait)
+
+    async def _look(self, wait: _Wait) -> None:
         """Take the value if it is there, and see whether it is one of the task's type; if not, and time is up, fail."""
-        data = self._facts.data
+        data, news = self._facts.data, wait.news
         lookup = Lookup(instance=data.instances[wait.index], key=RETURN_VALUE, slots=(OUTSIDE,))
         try:
             (found,) = await data.broker.find([lookup])
             if found is None:
-                if is_last:
+                # What is stored, or on its way there, by now is taken: whoever gave it was, or will be, told that it is.
+                is_coming = wait.news != news or data.book.waiting.is_being_given(data.instances[wait.index])
+                if wait.is_late and not is_coming:
                     task = data.plan.tasks[wait.index]
                     self._fail(wait, TaskTimeoutError(task.task_id, wait.attempt, task.timeout_s or 0.0, is_outside=True))
                 return

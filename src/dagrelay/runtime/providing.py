@@ -55,7 +55,8 @@ async def provide(
     operation = Provide(
         instance=InstanceKey(run_id, task_id), entry=attrs.evolve(draft, seq=book.next_seq()), message_id=message_id
     )
-    await services.broker.write(operation, book)
+    with book.waiting.giving(operation.instance):
+        await services.broker.write(operation, book)
 
 
 async def _type_of(services: Services, run_id: str, task_id: str, plan: Plan | None) -> Any:

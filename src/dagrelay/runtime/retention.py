@@ -12,7 +12,8 @@ from dagrelay.stores.base import RunQuery
 from dagrelay.stores.operations import PruneRuns
 
 if TYPE_CHECKING:
-    from dagrelay.runtime.services import Services
+    from dagrelay.stores.base import Store
+    from dagrelay.xcom.broker import Broker
 
 __all__ = ("Retention", "prune_old_runs")
 
@@ -35,21 +36,20 @@ class Retention:
         return None if self.max_age_us is None else at_us - self.max_age_us
 
 
-async def prune_old_runs(services: Services) -> None:
+async def prune_old_runs(store: Store, broker: Broker, retention: Retention, at_us: int) -> None:
     """Delete the finished runs of every DAG that ended too long ago, as when a runtime is entered.
 
     Cancellation: once it has begun to wait, some may be deleted all the same.
     """
-    at_us = services.environment.now_us()
-    before_us = services.retention.oldest_us(at_us)
-    if before_us is None or services.store.is_read_only:
+    before_us = retention.oldest_us(at_us)
+    if before_us is None or store.is_read_only:
         return
     # What ended before a moment was created before it.
-    candidates = await services.store.find_runs(RunQuery(until_us=before_us, limit=None))
+    candidates = await store.find_runs(RunQuery(until_us=before_us, limit=None))
     old = dict.fromkeys(
         run.dag_id
         for run in candidates
         if run.state in FINISHED_RUN_STATES and run.ended_at is not None and to_us(run.ended_at) < before_us
     )
     for dag_id in old:
-        await services.broker.write(PruneRuns(dag_id=dag_id, keep=None, at_us=at_us, before_us=before_us))
+        await broker.write(PruneRuns(dag_id=dag_id, keep=None, at_us=at_us, before_us=before_us))

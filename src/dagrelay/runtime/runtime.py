@@ -157,7 +157,7 @@ class Runtime(RuntimeHistory):
         )
         inbox = inbox_of(self._store, Errands(services, runs), spawn=supervisor.spawn, limits=self._limits)
         try:
-            await prune_old_runs(services)
+            await prune_old_runs(services.store, services.broker, services.retention, self._environment.now_us())
             if inbox is not None:
                 await supervisor.serve_inbox(inbox)
         except BaseException:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 
+from dagrelay.stores.operations import RETURN_VALUE
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from dagrelay.model.records import InstanceKey
 
@@ -64,6 +68,7 @@ class Waiting:
         # Invariant: those here hold no slot, have no time limit, and have not been woken since. (test_waiting: at rest)
         self._resting: dict[InstanceKey, dict[Waiter, None]] = {}
         self._watched: dict[tuple[InstanceKey, str], Callable[[], None]] = {}
+        self._being_given: Counter[InstanceKey] = Counter()
 
     def __bool__(self) -> bool:
         """Tell whether anybody waits."""
@@ -87,6 +92,24 @@ class Waiting:
     def unwatch(self, instance: InstanceKey, key: str) -> None:
         """End what `watch` began."""
         self._watched.pop((instance, key), None)
+
+    @contextmanager
+    def giving(self, instance: InstanceKey) -> Generator[None]:
+        """Have it known, while a value is stored for an instance from outside, that one is on its way; who watches looks after."""
+        self._being_given[instance] += 1
+        try:
+            yield
+        finally:
+            self._being_given[instance] -= 1
+            if not self._being_given[instance]:
+                del self._being_given[instance]
+            on_stored = self._watched.get((instance, RETURN_VALUE))
+            if on_stored is not None:
+                on_stored()
+
+    def is_being_given(self, instance: InstanceKey) -> bool:
+        """Whether a value for an instance is on its way from outside."""
+        return instance in self._being_given
 
     # ------------------------------------------------------------------------------------------------- happenings
 
