@@ -463,8 +463,8 @@ GUARDS: tuple[Guard, ...] = (
         name="room for what awaits its commit",
         promise="G12: producers wait for a slow store",
         file="xcom/room.py",
-        safe="return is_fair and (self.pending_bytes == 0 or self.pending_bytes + size <= self._limit)",
-        unsafe="return is_fair",
+        safe="return self._is_closed or (is_fair and (self.pending_bytes == 0 or self.pending_bytes + size <= self._limit))",
+        unsafe="return self._is_closed or is_fair",
         tests=("tests/guards/test_room.py::test_many_polite_runs_fill_no_more_than_the_room",),
     ),
     Guard(
