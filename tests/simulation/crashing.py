@@ -131,7 +131,7 @@ def _generate(sim: Simulation, choices: Random) -> GeneratedDag:
             observed.starts[ctx.task_id, ctx.map_index] += 1
 
     if "generated" not in sim.kept:  # It would be the same in each life, and making and planning it is a third of the work.
-        sim.kept["generated"] = generate_dag(choices, max_tasks=choices.choice((8, 15, 30)), on_start=on_start)
+        sim.kept["generated"] = generate_dag(choices, max_tasks=choices.choice((8, 12, 25)), on_start=on_start)
     generated: GeneratedDag = sim.kept["generated"]
     return generated
 

@@ -15,7 +15,14 @@ from dagrelay.testing.simulation import memory
 from tests.simulation.crashing import Ledger, crashing, failing, in_memory, observed_in, on_disk
 from tests.simulation.flowing import flowing
 from tests.simulation.taking_over import taking_over, with_fence
-from tests.simulation.wrong_stores import AcksBeforeCommit, KeepsTheWrongPart, WithoutFence
+from tests.simulation.wrong_stores import (
+    AcksBeforeCommit,
+    ForgetsChoices,
+    KeepsTheWrongPart,
+    LosesExpansions,
+    WelcomesSecondValues,
+    WithoutFence,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,6 +129,36 @@ def test_a_store_that_is_wrong_is_caught(backend: Backend, store: StoreMaker) ->
     with pytest.raises(SimulationError) as again:
         simulate(crashing, [caught.value.seed], backend=backend, store=store, crashes=CRASHES)
     assert again.value.story == caught.value.story
+
+
+def losing_expansions(sim: Simulation) -> Store:
+    """Return a store that does not know of elements."""
+    return Ledger(LosesExpansions(memory(sim)), observed_in(sim))
+
+
+def test_a_store_that_loses_expansions_is_caught(backend: Backend) -> None:
+    """Within the seeds of the short form."""
+    with pytest.raises(SimulationError, match=r"without the expansion|its element|no such element|states:"):
+        simulate(crashing, range(0, 200, SHARES), backend=backend, store=losing_expansions, crashes=CRASHES)
+
+
+def forgetting_choices(sim: Simulation) -> Store:
+    """Return a store that does not know what branches chose."""
+    return ForgetsChoices(memory(sim))
+
+
+def welcoming_second_values(sim: Simulation) -> Store:
+    """Return a store that refuses no value from outside."""
+    return WelcomesSecondValues(memory(sim))
+
+
+@pytest.mark.parametrize(
+    ("store", "told"), [(forgetting_choices, "below (fork|parting)"), (welcoming_second_values, "was given 2 times")]
+)
+def test_a_store_that_is_wrong_on_what_flows_is_caught(backend: Backend, store: StoreMaker, told: str) -> None:
+    """Within the seeds of the short form."""
+    with pytest.raises(SimulationError, match=told):
+        simulate(flowing, range(50), backend=backend, store=store, crashes=CRASHES)
 
 
 def without_fence(sim: Simulation) -> Store:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+import attrs
+
 from dagrelay import SqliteStore
 from dagrelay.errors import StoreError
+from dagrelay.stores.operations import FinishAttempt, Provide, StartAttempt
 from dagrelay.testing import FaultyStore
 
 if TYPE_CHECKING:
@@ -17,7 +20,14 @@ if TYPE_CHECKING:
     from dagrelay.stores.operations import Operation
     from dagrelay.testing.faulty import StoreCall
 
-__all__ = ("AcksBeforeCommit", "KeepsTheWrongPart", "WithoutFence")
+__all__ = (
+    "AcksBeforeCommit",
+    "ForgetsChoices",
+    "KeepsTheWrongPart",
+    "LosesExpansions",
+    "WelcomesSecondValues",
+    "WithoutFence",
+)
 
 T = TypeVar("T")
 
@@ -61,6 +71,35 @@ class KeepsTheWrongPart(FaultyStore):
             await self.inner.apply(batch[len(batch) // 2 :])
             raise StoreError("the medium failed")
         return await self.inner.apply(batch)
+
+
+class LosesExpansions(FaultyStore):
+    """Does not store that a mapped task was expanded, and how many elements it has."""
+
+    async def apply(self, batch: Sequence[Operation]) -> list[int | DagrelayError]:
+        """Store the rest of the batch."""
+        kept = [each for each in batch if not (isinstance(each, StartAttempt) and each.length is not None)]
+        results = iter(await self.inner.apply(kept))
+        return [next(results) if each in kept else 1 for each in batch]
+
+
+class ForgetsChoices(FaultyStore):
+    """Does not store which tasks a branch has chosen."""
+
+    async def apply(self, batch: Sequence[Operation]) -> list[int | DagrelayError]:
+        """Store the batch without choices."""
+        return await self.inner.apply(
+            [attrs.evolve(each, follows=None) if isinstance(each, FinishAttempt) else each for each in batch]
+        )
+
+
+class WelcomesSecondValues(FaultyStore):
+    """Says that a value from outside is stored, though there was one before."""
+
+    async def apply(self, batch: Sequence[Operation]) -> list[int | DagrelayError]:
+        """Store what can be stored."""
+        results = await self.inner.apply(batch)
+        return [1 if isinstance(each, Provide) else result for each, result in zip(batch, results, strict=True)]
 
 
 class WithoutFence(SqliteStore):
