@@ -84,6 +84,7 @@ RUN_DOORS: Final[dict[str, Callable[[Runtime, Any], Any]]] = {
     "delete_run": lambda runtime, bad: runtime.delete_run(bad),
     "push": lambda runtime, bad: runtime.xcom.push(bad, "one", "k", 1),
     "pull": lambda runtime, bad: runtime.xcom.pull(bad, "one"),
+    "pull_outputs": lambda runtime, bad: runtime.xcom.pull_outputs(bad, "one"),
     "pull_many": lambda runtime, bad: runtime.xcom.pull_many(bad, []),
     "pull_from_upstream": lambda runtime, bad: runtime.xcom.pull_from_upstream(bad, "one", dag),
     "delete": lambda runtime, bad: runtime.xcom.delete(bad, "one"),
@@ -94,6 +95,7 @@ TASK_DOORS: Final[dict[str, Callable[[Runtime, Any], Any]]] = {
     "retry": lambda runtime, bad: runtime.retry("r", bad, dag),
     "push": lambda runtime, bad: runtime.xcom.push("r", bad, "k", 1),
     "pull": lambda runtime, bad: runtime.xcom.pull("r", bad),
+    "pull_outputs": lambda runtime, bad: runtime.xcom.pull_outputs("r", bad),
     "pull_many": lambda runtime, bad: runtime.xcom.pull_many("r", [(bad, "k")]),
     "pull_from_upstream": lambda runtime, bad: runtime.xcom.pull_from_upstream("r", bad, dag),
     "delete": lambda runtime, bad: runtime.xcom.delete("r", bad),
@@ -101,6 +103,7 @@ TASK_DOORS: Final[dict[str, Callable[[Runtime, Any], Any]]] = {
 KEY_DOORS: Final[dict[str, Callable[[Runtime, Any], Any]]] = {
     "push": lambda runtime, bad: runtime.xcom.push("r", "one", bad, 1),
     "pull": lambda runtime, bad: runtime.xcom.pull("r", "one", bad),
+    "pull_outputs": lambda runtime, bad: runtime.xcom.pull_outputs("r", "one", bad),
     "pull_many": lambda runtime, bad: runtime.xcom.pull_many("r", [("one", bad)]),
     "delete": lambda runtime, bad: runtime.xcom.delete("r", "one", bad),
 }

@@ -315,6 +315,7 @@ async def test_whatever_belongs_to_the_loop_is_refused_in_another(store: Store) 
             asks: list[Callable[[], Any]] = [
                 lambda: kept.push("r", "first", "k", 1),
                 lambda: kept.pull("r", "first"),
+                lambda: kept.pull_outputs("r", "first"),
                 lambda: kept.pull_many("r", [("first", "return_value")]),
                 lambda: kept.pull_from_upstream("r", "asked", dag),
                 lambda: kept.delete("r", "first"),
@@ -337,7 +338,7 @@ async def test_whatever_belongs_to_the_loop_is_refused_in_another(store: Store) 
                 probe.note(type(await in_another_loop(ask)))
             assert (await runtime.run(dag)).state is RunState.SUCCESS
             assert (await runtime.get_run("r")).state is RunState.SUCCESS
-    assert probe.counts == {RuntimeClosedError: 7 * 2 + 19}
+    assert probe.counts == {RuntimeClosedError: 7 * 2 + 20}
 
 
 async def test_a_worker_thread_reaches_the_runtime_through_its_loop(store: Store) -> None:

@@ -241,6 +241,93 @@ def test_a_missing_value_is_an_error_with_a_hint(cli: Cli, words: list[str], hin
     assert hint in done.err
 
 
+@pytest.fixture
+def mapped(cli: Cli, tmp_path: Path) -> None:
+    """Have a run with mapped tasks: of three elements, one of them failed; of two; of none."""
+    (tmp_path / "mapped.py").write_text(
+        """
+from dagrelay import DAG, TaskContext, each
+
+dag = DAG("mapped")
+
+
+@dag.task
+async def holed(n: int = each([0, 1, 2])) -> int:
+    if n == 1:
+        raise ValueError("bad")
+    return n
+
+
+@dag.task
+async def whole(ctx: TaskContext, n: int = each([10, 20])) -> dict[str, int]:
+    await ctx.xcom.push("secret", n, sensitive=n == 20)
+    return {"n": n}
+
+
+@dag.task
+async def none(n: int = each([])) -> int:
+    return n
+"""
+    )
+    assert cli("run", tmp_path / "mapped.py", "--run-id", "m").code == 1
+
+
+@pytest.mark.usefixtures("mapped")
+def test_of_a_mapped_task_one_element_is_printed_or_a_list_of_all(cli: Cli) -> None:
+    """In each form; a list of none as well."""
+    assert json.loads(cli("xcom", "get", "m", "whole").out) == [{"n": 10}, {"n": 20}]
+    assert cli("xcom", "get", "m", "whole", "--raw").out == '[{"n":10},{"n":20}]\n'
+    assert cli("xcom", "get", "m", "none", "--raw").out == "[]\n"
+    assert cli("xcom", "get", "m", "whole", "--json").json() == {
+        "run_id": "m",
+        "task_id": "whole",
+        "key": "return_value",
+        "value": [{"n": 10}, {"n": 20}],
+    }
+    assert cli("xcom", "get", "m", "whole", "return_value", "--index", "1", "--raw").out == '{"n":20}\n'
+    told = cli("xcom", "get", "m", "whole", "--index", "0", "--json").json()
+    assert (told["map_index"], told["value"]) == (0, {"n": 10})
+    lines = cli("xcom", "list", "m", "whole").out.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["whole[0]", "whole[0]", "whole[1]", "whole[1]"]
+
+
+@pytest.mark.usefixtures("mapped")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["holed"], "of element 1 of task 'holed' in run 'm' (the element is failed)"),
+        (["holed", "--index", "1"], "of element 1 of task 'holed' in run 'm' (the element is failed)"),
+        (["holed", "--index", "3"], "of element 3 of task 'holed'"),
+        (["holed", "--index", "-1"], "'-1' is no index, which counts from 0"),
+        (["holed", "--index", "one"], "--index"),
+    ],
+)
+def test_an_element_that_has_no_value_is_told(cli: Cli, words: list[str], told: str) -> None:
+    """By its index, and what became of it."""
+    done = cli("xcom", "get", "m", *words)
+
+    assert (done.code, done.out) == (2, "")
+    assert told in done.err
+
+
+@pytest.mark.usefixtures("mapped")
+def test_a_list_with_one_sensitive_value_is_sensitive(cli: Cli) -> None:
+    """And an element is for itself."""
+    assert "is sensitive; --reveal" in cli("xcom", "get", "m", "whole", "secret").err
+    assert "is sensitive; --reveal" in cli("xcom", "get", "m", "whole", "secret", "--index", "1").err
+    assert cli("xcom", "get", "m", "whole", "secret", "--index", "0").out == "10\n"
+    assert cli("xcom", "get", "m", "whole", "secret", "--reveal", "--raw").out == "[10,20]\n"
+    assert "is sensitive; --reveal" in cli("render", "m", "{{ xcom.whole.secret[0] }}").err
+
+
+@pytest.mark.usefixtures("mapped")
+def test_a_template_reads_a_mapped_task_as_a_list(cli: Cli) -> None:
+    """In text, for programs, and not with a hole."""
+    assert cli("render", "m", "{{ xcom.whole }} {{ xcom.none }} {{ xcom.whole | length }}").out == '[{"n":10},{"n":20}] [] 2\n'
+    assert cli("render", "m", "{{ xcom.whole }}", "--json").json()["value"] == [{"n": 10}, {"n": 20}]
+    assert "not all of its elements have it" in cli("render", "m", "{{ xcom.holed }}").err
+
+
 def test_values_pushed_outside_any_run_are_found(cli: Cli) -> None:
     """They need no run."""
 

@@ -18,6 +18,7 @@ from dagrelay import (
     TaskFailedError,
     TaskNotFoundError,
     XComNotFoundError,
+    XComTypeError,
     each,
     resolve_templates,
     template,
@@ -165,7 +166,11 @@ async def test_from_outside_the_values_of_a_mapped_task_are_asked_for_by_element
         result = await runtime.run(dag, run_id="r")
         assert result.outputs(double) == [2, 4]
         assert await runtime.xcom.pull("r", "double", map_index=1) == 4
-        with pytest.raises(XComNotFoundError, match=r"\(the task is success\); it is mapped, and has its values by map_index$"):
-            await runtime.xcom.pull("r", "double")
-        with pytest.raises(XComNotFoundError, match=r"it is mapped, and has its values by map_index; \{\{ xcom\.double \}\}"):
-            await resolve_templates("{{ xcom.double }}", "r", runtime.xcom)
+        assert await runtime.xcom.pull_outputs("r", "double") == [2, 4]
+        wanted: dict[str, Any]
+        for wanted in ({}, {"default": 0}, {"as_type": int}):
+            with pytest.raises(
+                XComTypeError, match=r"is mapped and has a list of outputs; use pull_outputs\(\), or .* map_index$"
+            ):
+                await runtime.xcom.pull("r", "double", **wanted)
+        assert await resolve_templates("{{ xcom.double }}", "r", runtime.xcom) == "[2,4]"

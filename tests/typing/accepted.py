@@ -14,6 +14,7 @@ from dagrelay import (
     Task,
     TaskContext,
     TriggerRule,
+    XComManager,
     XComRef,
     each,
     template,
@@ -197,6 +198,13 @@ def mapped(result: RunResult) -> None:
     assert_type(result.outputs(twice), list[int])
     assert_type(result.outputs(one, default=None), list[float | None])
     assert_type(result[consent], Approval)
+
+
+async def gathered(xcom: XComManager) -> None:
+    """Read them from outside."""
+    assert_type(await xcom.pull_outputs("r", "one"), list[Any])
+    assert_type(await xcom.pull_outputs("r", "one", "key", as_type=float), list[float])
+    assert_type(await xcom.pull_outputs("r", "one", default=None, as_type=float), list[float | None])
 
 
 def outcome(result: RunResult) -> None:

@@ -154,6 +154,8 @@ SAMPLES: Final[list[tuple[BaseException, str]]] = [
     ),
     (XComSerializationError("NaN is no JSON", path="$.rows[3].score"), "NaN is no JSON @ $.rows[3].score"),
     (XComTypeError("expected int, got str", path="$[0]"), "expected int, got str @ $[0]"),
+    (XComTypeError("expected int, got str"), "expected int, got str @ $"),
+    (XComTypeError("task 'a' is mapped; use pull_outputs()", path=""), "task 'a' is mapped; use pull_outputs()"),
     (
         XComConflictError("r1", "a", "return_value"),
         (
@@ -181,6 +183,10 @@ SAMPLES: Final[list[tuple[BaseException, str]]] = [
     (TaskFailedError("a", attempt=3, reason="ValueError: no"), "task 'a' failed in attempt 3: ValueError: no"),
     (TaskFailedError("a", map_index=4, attempt=1, reason="no"), "task 'a[4]' failed in attempt 1: no"),
     (TaskTimeoutError("a", 1, 0.5), "attempt 1 of task 'a' ran longer than timeout_s=0.5"),
+    (
+        TaskTimeoutError("a", 1, 0.5, is_outside=True),
+        "no value came from outside for attempt 1 of task 'a' within timeout_s=0.5",
+    ),
     (RunCancelledError("r1"), "run 'r1' was cancelled; runtime.resume() takes it up again"),
     (RunInterruptedError("r1"), "run 'r1' was interrupted (its runtime was left); runtime.resume() takes it up again"),
     (RunNotFoundError("r1"), "no run 'r1' in this store"),

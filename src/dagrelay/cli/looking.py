@@ -157,7 +157,7 @@ def _described(entry: XComEntry) -> str:
 
 
 def xcom_get(options: Namespace) -> ExitCode:
-    """Print one value, of a mapped task a list: as indented JSON, or with `--raw` a text as it is, anything else as compact JSON."""
+    """Print a value (of a mapped task a list): as indented JSON, or with `--raw` a text as it is and the rest as compact JSON."""
     place, key = (options.run, options.task), options.key
 
     async def question(runtime: Runtime) -> tuple[list[XComEntry], bool, Any]:

@@ -26,7 +26,7 @@
     ├── RunError
     │   ├── RunFailedError (ExceptionGroup)      a run failed; a group of TaskFailedError; `.result`
     │   ├── TaskFailedError (RuntimeError)       a task's last attempt failed; the original is its cause
-    │   ├── TaskTimeoutError (TimeoutError)      an attempt ran over its time
+    │   ├── TaskTimeoutError (TimeoutError)      an attempt ran, or waited for its value, over its time
     │   ├── MapTooLongError (ValueError)         a mapped task has more elements than allowed
     │   ├── BranchError (ValueError)             a branch chose what it can't
     │   ├── RunCancelledError (RuntimeError)     a run was cancelled

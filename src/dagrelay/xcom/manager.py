@@ -235,7 +235,8 @@ class XComManager:
     async def pull_many(self, run_id: str, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Any]:
         """Return the values of (task id, key) pairs that are there, as one read; the others are left out.
 
-        Of a mapped task it is a list by map index, and left out unless each element has one; the elements of all are one read more.
+        Of a mapped task it is a list by map index, and left out unless each element has one; the elements of all such tasks are
+        one read more.
 
         Cancellation: nothing is left behind.
         """
