@@ -13,6 +13,7 @@ import pytest
 from dagrelay import (
     DAG,
     Durability,
+    EntryRead,
     Limits,
     MemoryStore,
     NotUpstreamError,
@@ -29,6 +30,7 @@ from dagrelay import (
     XComStreamError,
     XComTooLargeError,
     XComTypeError,
+    XComWaitError,
 )
 
 if TYPE_CHECKING:
@@ -572,8 +574,9 @@ async def test_a_reader_is_restarted_in_the_midst_of_an_item(open_store: Callabl
     assert seen == [None, None]
 
 
-async def test_a_reader_that_waits_for_its_retry_still_counts() -> None:
-    """The producer does not run away from it meanwhile."""
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_reader_that_waits_for_its_retry_still_counts(leaves: bool) -> None:
+    """The producer does not run away from it meanwhile, whether or not its attempt had left the loop when it failed."""
     dag, appended = DAG("d"), [0]
 
     @dag.task
@@ -585,10 +588,15 @@ async def test_a_reader_that_waits_for_its_retry_still_counts() -> None:
     @dag.task(after_start=[load], retries=RetryPolicy(2, delay_s=0.3, jitter=0))
     async def use(ctx: TaskContext) -> list[int]:
         items: list[int] = []
-        async for item in ctx.xcom.stream(load, "rows", resume=True):
-            items.append(item)
-            if ctx.attempt == 1 and item == 5:
-                raise ValueError("boom")
+        async with ctx.xcom.stream(load, "rows", resume=True) as stream:
+            async for item in stream:
+                items.append(item)
+                if ctx.attempt == 1 and item == 5:
+                    if leaves:
+                        break
+                    raise ValueError("boom")
+        if ctx.attempt == 1:
+            raise ValueError("boom")
         return items
 
     async with Runtime(MemoryStore(), limits=Limits(max_stream_window_items=4)) as runtime:
@@ -837,26 +845,305 @@ async def test_streams_kept_beyond_their_attempt_are_dead(open_store: Callable[[
                 await anext(dead)
 
 
-async def test_what_waits_for_another_for_ever_is_told() -> None:
-    """A producer waits for a reader of one stream, who waits for more of the other."""
+WINDOW = Limits(max_stream_window_items=4)
+
+
+def two_streams(dag: DAG, appended: dict[str, int], *, count: int = 40, **options: Any) -> None:
+    """Add a producer that appends `count` items to stream a, and then as many to stream b."""
+
+    @dag.task(**options)
+    async def load(ctx: TaskContext) -> str:
+        for key in ("a", "b"):
+            for number in range(count):
+                await ctx.xcom.append(key, number)
+                appended[key] = number + 1
+        return "done"
+
+
+@pytest.mark.parametrize("keys", ["ab", "ba"])
+async def test_one_reader_reads_two_streams_one_after_the_other(
+    open_store: Callable[[], Store], durability: Durability, keys: str
+) -> None:
+    """In whichever order: a producer that waits for it to come to the other stream goes on beyond its window."""
+    dag = DAG("d")
+    two_streams(dag, {})
+
+    @dag.task(after_start=["load"])
+    async def use(ctx: TaskContext) -> list[int]:
+        return [len(await collect(ctx, key=key)) for key in keys]
+
+    async with Runtime(open_store(), durability=durability, limits=WINDOW) as runtime:
+        assert (await runtime.run(dag))["use"] == [40, 40]
+
+
+async def test_streams_with_a_reader_each_are_no_circle(open_store: Callable[[], Store]) -> None:
+    """Who follows a task need not read all its streams; the window is that of those who do."""
+    dag, appended, ahead = DAG("d"), {"a": 0, "b": 0}, list[int]()
+    two_streams(dag, appended)
+
+    @dag.task(after_start=["load"])
+    async def first(ctx: TaskContext) -> int:
+        return len(await collect(ctx, key="a"))
+
+    @dag.task(after_start=["load"])
+    async def second(ctx: TaskContext) -> int:
+        count = 0
+        async for _ in ctx.xcom.stream("load", "b"):
+            await anyio.wait_all_tasks_blocked()
+            ahead.append(appended["b"] - count)
+            count += 1
+        return count
+
+    async with Runtime(open_store(), limits=WINDOW) as runtime:
+        result = await runtime.run(dag)
+
+    assert (result["first"], result["second"]) == (40, 40)
+    assert 1 < max(ahead) <= 4
+
+
+async def the_end(ctx: TaskContext, task: str = "load", timeout_s: float | None = None) -> str:
+    """Wait for what a task returns."""
+    found: str = await ctx.xcom.wait(task, timeout_s=timeout_s)
+    return found
+
+
+async def waits(ctx: TaskContext) -> str:
+    """Read nothing."""
+    return await the_end(ctx)
+
+
+async def waits_a_while(ctx: TaskContext) -> str:
+    """Read nothing, and give up some time."""
+    return await the_end(ctx, timeout_s=15)
+
+
+async def waits_beside(ctx: TaskContext) -> str:
+    """Wait in a task of the handler's own."""
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(the_end, ctx)
+    return await the_end(ctx)
+
+
+async def waits_for_another(ctx: TaskContext) -> str:
+    """Wait for one that waits."""
+    return await the_end(ctx, "other")
+
+
+async def reads_and_waits(ctx: TaskContext) -> str:
+    """Have an item in hand meanwhile."""
+    async with ctx.xcom.stream("load", "b") as items:
+        assert [await anext(items), await anext(items)] == [0, 1]
+        found = await the_end(ctx)
+        assert [item async for item in items] == list(range(2, 40))
+        return found
+
+
+async def comes_later(ctx: TaskContext) -> str:
+    """Start after one that waits for the end, and read all then."""
+    assert await collect(ctx, key="b") == list(range(40))
+    return "done"
+
+
+FOLLOWERS = [waits, waits_a_while, waits_beside, waits_for_another, reads_and_waits, comes_later]
+
+
+@pytest.mark.parametrize("timeout_s", [None, 15], ids=["patient", "limited"])
+@pytest.mark.parametrize("follower", FOLLOWERS, ids=[each.__name__ for each in FOLLOWERS])
+async def test_a_follower_that_waits_for_the_end_holds_nobody(
+    follower: Callable[[TaskContext], Any], timeout_s: float | None
+) -> None:
+    """At once, though something else runs that may go on for long, and whether or not the producer's time is limited."""
+    dag, go = DAG("d"), anyio.Event()
+    two_streams(dag, {}, timeout_s=timeout_s)
+
+    @dag.task
+    async def beside() -> None:
+        await go.wait()
+
+    @dag.task(after_start=["load"])
+    async def other(ctx: TaskContext) -> str:
+        return await the_end(ctx)
+
+    dag.add(follower, id="follow", after_start=["load"], depends_on=["other"] if follower is comes_later else [])
+
+    @dag.task(depends_on=["follow"])
+    async def last() -> None:
+        go.set()
+
+    async with Runtime(MemoryStore(), limits=WINDOW) as runtime:
+        with anyio.fail_after(10):
+            result = await runtime.run(dag)
+
+        assert await result.pull("follow") == "done"
+
+
+async def test_elements_that_wait_for_the_end_hold_nobody() -> None:
+    """Before any of them has read, and after one has."""
+    dag = DAG("d")
+    two_streams(dag, {})
+
+    @dag.task
+    async def numbers() -> list[int]:
+        return [1, 2, 3]
+
+    @dag.task(after_start=["load"])
+    async def use(ctx: TaskContext, number: int = numbers.each) -> int:
+        count = 0
+        if number == 2:
+            async with ctx.xcom.stream("load", "a") as items:
+                assert await anext(items) == 0
+                await the_end(ctx)
+        await the_end(ctx)
+        async for _ in ctx.xcom.stream("load", "b"):
+            count += 1
+        return number * count
+
+    async with Runtime(MemoryStore(), limits=WINDOW) as runtime:
+        with anyio.fail_after(10):
+            assert (await runtime.run(dag)).outputs(use) == [40, 80, 120]
+
+
+async def test_a_producer_may_append_from_tasks_of_its_own() -> None:
+    """One that waits for room in one stream is let go, though another goes on."""
+    dag = DAG("d")
+
+    @dag.task
+    async def load(ctx: TaskContext) -> None:
+        async def append(key: str) -> None:
+            for number in range(40):
+                await ctx.xcom.append(key, number)
+
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(append, "a")
+            task_group.start_soon(append, "b")
+
+    @dag.task(after_start=[load])
+    async def use(ctx: TaskContext) -> list[int]:
+        return [len(await collect(ctx, key=key)) for key in "ba"]
+
+    async with Runtime(MemoryStore(), limits=WINDOW) as runtime:
+        with anyio.fail_after(10):
+            assert (await runtime.run(dag))["use"] == [40, 40]
+
+
+async def test_a_producer_that_was_let_go_keeps_to_the_window_again_once_its_reader_comes() -> None:
+    """From then on it is as slow as that."""
+    dag, appended, ahead = DAG("d"), {"a": 0, "b": 0}, list[int]()
+
+    @dag.task
+    async def load(ctx: TaskContext) -> None:
+        for number in range(20):
+            await ctx.xcom.append("rows", number)
+            appended["a"] = number + 1
+        await ctx.xcom.push("half", 1, publish=True)
+        for number in range(20, 60):
+            await ctx.xcom.append("rows", number)
+            appended["a"] = number + 1
+
+    @dag.task(after_start=[load])
+    async def use(ctx: TaskContext) -> int:
+        await ctx.xcom.wait(load, "half")
+        count = 0
+        async for _ in ctx.xcom.stream(load, "rows"):
+            await anyio.wait_all_tasks_blocked()
+            ahead.append(appended["a"] - count)
+            count += 1
+        return count
+
+    async with Runtime(MemoryStore(), limits=WINDOW) as runtime:
+        assert (await runtime.run(dag))["use"] == 60
+
+    assert ahead[0] >= 20
+    assert max(ahead[30:]) <= 4
+
+
+async def test_a_real_circle_beside_a_stream_is_told_and_nobody_else_fails() -> None:
+    """The producer waits for a reader that can't come before the circle is broken, and is no part of it."""
     dag = DAG("d")
 
     @dag.task
     async def load(ctx: TaskContext) -> None:
         for number in range(10):
-            await ctx.xcom.append("a", number)
-        await ctx.xcom.append("b", 0)
+            await ctx.xcom.append("rows", number)
 
-    @dag.task(after_start=[load])
-    async def use(ctx: TaskContext) -> None:
-        await collect(ctx, key="b")
-        await collect(ctx, key="a")
+    @dag.task
+    async def this(ctx: TaskContext) -> None:
+        await ctx.xcom.wait("that", "k")
 
-    async with Runtime(MemoryStore(), limits=Limits(max_stream_window_items=4)) as runtime:
-        with pytest.raises(RunFailedError) as failed:
+    @dag.task
+    async def that(ctx: TaskContext) -> None:
+        await ctx.xcom.wait("this", "k")
+
+    @dag.task(after_start=[load], depends_on=[this, that], trigger_rule="all_done")
+    async def use(ctx: TaskContext) -> int:
+        return len(await collect(ctx))
+
+    async with Runtime(MemoryStore(), limits=WINDOW) as runtime:
+        with anyio.fail_after(10), pytest.raises(RunFailedError) as failed:
             await runtime.run(dag)
 
-    assert all(isinstance(error, XComStreamError) for error in causes(failed).values())
+        told = causes(failed)
+        assert set(told) == {"this", "that"}
+        assert all(isinstance(error, XComWaitError) for error in told.values())
+        assert failed.value.result is not None
+        assert await failed.value.result.pull(use) == 10
+
+
+# ------------------------------------------------------------------------------------------------- lineage, mistakes
+
+
+async def test_lineage_has_one_read_for_each_stream_that_was_read() -> None:
+    """With the attempt that appended; numbered items are kept over attempts; of an empty stream nothing was read."""
+    dag = DAG("d")
+
+    @dag.task(retries=AT_ONCE)
+    async def load(ctx: TaskContext) -> int:
+        if ctx.attempt == 1:
+            raise ValueError("boom")
+        for number in range(3):
+            await ctx.xcom.append("plain", number)
+            await ctx.xcom.append("numbered", number, seq=number)
+        return 1
+
+    @dag.task(depends_on=[load])
+    async def use(ctx: TaskContext, value: int = load.output) -> int:
+        found = [await collect(ctx, key=key) for key in ("plain", "numbered", "none", "plain")]
+        return value + sum(map(len, found))
+
+    async with Runtime(MemoryStore()) as runtime:
+        assert (await runtime.run(dag, run_id="r"))[use] == 10
+        (told,) = await runtime.lineage("r")
+
+    assert told.task_id == "use"
+    assert told.reads == (
+        EntryRead(run_id="r", task_id="load", key="return_value", attempt=2),
+        EntryRead(run_id="r", task_id="load", key="plain", attempt=2, is_stream=True),
+        EntryRead(run_id="r", task_id="load", key="numbered", attempt=-1, is_stream=True),
+    )
+
+
+async def test_a_key_that_looks_misspelt_is_an_empty_stream_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Not one under which there is no item and none much like it, nor one that has items."""
+    dag = DAG("d")
+
+    @dag.task
+    async def load(ctx: TaskContext) -> None:
+        await ctx.xcom.append("rows", 1)
+
+    @dag.task(after_start=[load])
+    async def use(ctx: TaskContext) -> list[int]:
+        return [len(await collect(ctx, key=key)) for key in ("rows", "row", "errors")]
+
+    async with Runtime(MemoryStore()) as runtime:
+        assert (await runtime.run(dag))[use] == [1, 0, 0]
+
+    (record,) = (each for each in caplog.records if each.message == "stream.never_appended")
+    assert {name: vars(record)[name] for name in ("task_id", "producer", "key", "near")} == {
+        "task_id": "use",
+        "producer": "load",
+        "key": "row",
+        "near": ["rows"],
+    }
 
 
 # -------------------------------------------------------------------------------------------- cancelled, interrupted

@@ -114,6 +114,37 @@ def test_a_reader_that_has_finished_bounds_no_more() -> None:
     assert mapped.channel.has_room(1)
 
 
+def test_who_waits_for_the_producer_is_excused_until_it_comes_or_reads_on() -> None:
+    """The window is that of the others meanwhile; one that has come counts from where it is."""
+    bench = Bench("b", "c")
+    channel = bench.channel
+    bench.append(8)
+    bench.read("c", 2)
+    bench.wait()
+    channel.excuse(reader("b"))
+    assert bench.woken == ["producer"]
+    assert channel.outstanding_items == 8
+    assert channel.has_room(1)
+    assert (channel.outstanding_items, channel.awaited_reader()) == (6, reader("c"))
+    bench.append(2)
+    assert not channel.has_room(1)
+    channel.excuse(reader("c"))
+    assert channel.has_room(1), "nobody counts"
+    bench.append(8)
+    assert channel.has_room(1)
+    bench.append(8)
+    bench.read("b", 0)
+    assert not channel.has_room(1), "b has come"
+    assert channel.awaited_reader() == reader("b")
+    bench.read("b", 26)
+    assert channel.has_room(1)
+    bench.append(8)
+    channel.places[reader("c")].is_excused = False
+    bench.read("b", 34)
+    assert not channel.has_room(1), "c reads on"
+    assert channel.awaited_reader() == reader("c")
+
+
 def test_what_an_earlier_process_has_left_is_outstanding() -> None:
     """All of it, until it is acknowledged whole; and it is taken once."""
     bench = Bench("b")

@@ -10,7 +10,7 @@ from dagrelay.model.records import AttemptReads, EntryRead, InstanceKey
 from dagrelay.stores.operations import NewEntry
 from dagrelay.xcom.cache import Resident
 from dagrelay.xcom.finding import slot_of
-from dagrelay.xcom.lineage import MAX_READS, Reads, lineage_text, mark_of, parse_lineage, read_text
+from dagrelay.xcom.lineage import MAX_READS, Reads, lineage_text, mark_of, parse_lineage, read_text, stream_text
 
 READER = InstanceKey("run", "reader", 2)
 READS = [
@@ -20,14 +20,20 @@ READS = [
     EntryRead(run_id="run", task_id="each", map_index=7, key="return_value", attempt=3),
     EntryRead(run_id="other", task_id="load", key="return_value", attempt=0),
     EntryRead(run_id="other", task_id="each", map_index=1, key="k", attempt=2),
+    EntryRead(run_id="run", task_id="load", key='a "key" é', attempt=-1, is_stream=True),
 ]
 
 
 def texts() -> list[str]:
     """Return the reads as texts."""
+    values = [each for each in READS if not each.is_stream]
+    streams = [each for each in READS if each.is_stream]
     return [
-        read_text(each.task_id, each.attempt, each.key, each.map_index, None if each.run_id == "run" else each.run_id)
-        for each in READS
+        *(
+            read_text(each.task_id, each.attempt, each.key, each.map_index, None if each.run_id == "run" else each.run_id)
+            for each in values
+        ),
+        *(stream_text(each.task_id, each.attempt or 0, each.key) for each in streams),
     ]
 
 

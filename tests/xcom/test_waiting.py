@@ -57,17 +57,37 @@ async def test_instances_at_rest_are_counted_once() -> None:
     """However many of their waiters rest; one that is woken rests no more, and each new rest is told of."""
     waiting = Waiting()
     told: list[int] = []
-    waiting.on_rest = lambda: told.append(waiting.resting_count)
+    waiting.on_rest = lambda _: told.append(waiting.resting_count)
     first, second, third = Waiter(A, C, "k"), Waiter(A, C, "j"), Waiter(B, C, "k")
     for waiter in (first, second, third):
         waiting.add(waiter)
         waiting.rest(waiter)
     assert told == [1, 1, 2]
     assert list(waiting.resting()) == [first, third]
-    assert (waiting.waiter_of(A), waiting.waiter_of(C)) == (first, None)
+    assert [waiting.is_resting(each) for each in (first, third, Waiter(C, A, "k"))] == [True, True, False]
     waiting.stored(C, "k")
     assert list(waiting.resting()) == [second]
     waiting.give_up(second, "it won't")
     assert (waiting.resting_count, second.reason, second.is_woken) == (0, "it won't", True)
     waiting.rise(second)
     assert waiting.resting_count == 0
+
+
+async def test_those_that_may_go_on_by_themselves_are_no_sign_of_rest() -> None:
+    """They stand still all the same, for whoever could be let go."""
+    waiting = Waiting()
+    told: list[Waiter] = []
+    waiting.on_rest = told.append
+    limited, patient, held = Waiter(A, C, "k"), Waiter(A, C, "j"), Waiter(B, A, "k", let_go=lambda: None)
+    element = Waiter(InstanceKey("r", "a", 1), C, "k")
+    waiting.rest(limited, may_go_on=True)
+    assert (told, waiting.resting_count, waiting.can_let_go) == ([limited], 0, False)
+    assert (waiting.is_resting(limited), list(waiting.waiters_of(A)), list(waiting.waiters_of(C))) == (False, [limited], [])
+    waiting.rest(patient)
+    waiting.rest(element)
+    waiting.rest(held, may_go_on=True)
+    assert (waiting.resting_count, waiting.can_let_go) == (2, True)
+    assert waiting.waiters_of_task("a") == [limited, patient, element]
+    for waiter in (held, limited, patient, element):
+        waiting.wake(waiter)
+    assert (waiting.resting_count, waiting.can_let_go, waiting.waiters_of_task("a")) == (0, False, [])

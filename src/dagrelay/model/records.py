@@ -179,8 +179,10 @@ class EntryRead:
     key: str
     """Its key."""
     attempt: int | None
-    """The attempt that wrote it; 0 if it was pushed from outside, -1 if it is kept over its task's attempts (`lifetime="task"`).
-    None for what all elements of a mapped task have under the key, read as one list."""
+    """The attempt that wrote it; 0 if it was pushed from outside, -1 if it is kept over its task's attempts (`lifetime="task"`,
+    or a stream with numbered items). None for what all elements of a mapped task have under the key, read as one list."""
+    is_stream: bool = False
+    """Whether it is no value but a stream, of which at least one item was read."""
 
 
 @attrs.frozen(kw_only=True)

@@ -35,7 +35,7 @@ from dagrelay.log import get_logger
 from dagrelay.model.records import ErrorRecord, InstanceKey
 from dagrelay.model.states import ENDED_TASK_STATES, FINISHED_RUN_STATES, RunState, TaskState
 from dagrelay.runtime.attempt import Attempt, CancelReason
-from dagrelay.runtime.deadlock import find_circle
+from dagrelay.runtime.deadlock import find_circle, find_held
 from dagrelay.runtime.outside import Outside
 from dagrelay.runtime.sides import SideReports
 from dagrelay.runtime.wholes import Wholes
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from dagrelay.runtime.run_facts import RunFacts
     from dagrelay.runtime.timers import Timer
     from dagrelay.stores.operations import PruneRuns
+    from dagrelay.xcom.waiting import Waiter
 
 __all__ = ("Scheduler", "TaskEnd")
 
@@ -448,8 +449,11 @@ class Scheduler:
 
     # ----------------------------------------------------------------------------------------------------- deadlock
 
-    def _look_for_deadlock(self) -> None:
-        if not self._is_busy:
+    def _look_for_deadlock(self, waiter: Waiter) -> None:
+        held = find_held(self.facts.data.plan, self.machine, self.facts.data.book.waiting, waiter)
+        if held is not None and held.let_go is not None:
+            held.let_go()
+        elif not self._is_busy:
             self._break_deadlock()
 
     def _break_deadlock(self) -> None:

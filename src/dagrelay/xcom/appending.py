@@ -137,13 +137,14 @@ class StreamWriter:
         """Wait for what an item lacks: a reader's acknowledgements, commits, or room in the run's budget."""
         streams, channel = self._streams, self._channel
         if not channel.has_room(size):
-            waiter = Waiter(channel.producer, channel.awaited_reader(), channel.key)
+            reader = channel.awaited_reader()
+            waiter = Waiter(channel.producer, reader, channel.key, let_go=partial(channel.excuse, reader))
             channel.await_room(waiter)
             await streams.rest(waiter, self._attempt, is_idle=channel.accepted == channel.committed)
             if waiter.reason:
                 raise self._error(waiter.reason)
         elif streams.broker.is_congested:
-            async with self._attempt.parked():
+            async with self._attempt.parked(keeps_room=True):  # It holds an item.
                 await streams.broker.wait_for_room()
         else:
             self._send()

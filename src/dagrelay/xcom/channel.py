@@ -40,10 +40,17 @@ class ReaderPlace:
     """All items below are acknowledged."""
     is_in_use: bool = True
     """Whether it still counts for the window: not once its loop was left."""
+    is_excused: bool = False
+    """Whether it does not count until it reads on, as it waits for the producer itself."""
     has_item: bool = False
     """Whether its attempt was handed anything of this generation."""
     restart: Callable[[], None] | None = None
     """Ends its attempt, to be started again; None while it has none."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the producer may be only a window ahead of it."""
+        return self.is_in_use and not self.is_excused
 
     @property
     def position(self) -> StreamPosition:
@@ -102,6 +109,7 @@ class Channel:
         self._items = 0
         self._bytes = 0
         self._finished: set[str] = set()
+        self._excused: set[str] = set()
         self._readers: list[Waiter] = []
         self._producers: list[Waiter] = []
 
@@ -180,16 +188,17 @@ class Channel:
     def _slowest(self) -> int | None:
         """Return what the slowest reader has acknowledged; None if there is and will be none while it grows.
 
-        One that may still come has acknowledged nothing.
+        One that may still come has acknowledged nothing; one that is excused does not count.
         """
         by_task = self._by_task()
         if not all(by_task.values()):
             return 0
-        return min((place.next_seq for places in by_task.values() for place in places if place.is_in_use), default=None)
+        return min((place.next_seq for places in by_task.values() for place in places if place.counts), default=None)
 
     def _by_task(self) -> dict[str, list[ReaderPlace]]:
         """Return the places of tasks that read it, or may still come."""
-        by_task: dict[str, list[ReaderPlace]] = {task_id: [] for task_id in self._unfinished() if task_id not in self._finished}
+        gone = self._finished | self._excused
+        by_task: dict[str, list[ReaderPlace]] = {task_id: [] for task_id in self._unfinished() if task_id not in gone}
         for place in self.places.values():
             by_task.setdefault(place.instance.task_id, []).append(place)
         return by_task
@@ -208,13 +217,25 @@ class Channel:
             self._finished.add(instance.task_id)
         self.tell_producer()
 
+    def excuse(self, reader: InstanceKey) -> None:
+        """Let the producer go on without a reader that waits for it in turn, until that comes or reads on.
+
+        Nothing is held in memory for it: what it has not read is on disk, where it finds it.
+        """
+        place = self.places.get(reader)
+        if place is None:
+            self._excused.add(reader.task_id)
+        else:
+            place.is_excused = True
+        self.tell_producer()
+
     def awaited_reader(self) -> InstanceKey:
         """Return for whom a producer waits: one that has not come yet, or the slowest; itself if there is none."""
         by_task = self._by_task()
         for task_id, places in by_task.items():
             if not places:
                 return InstanceKey(self.producer.run_id, task_id, None)
-        found = [place for places in by_task.values() for place in places if place.is_in_use]
+        found = [place for places in by_task.values() for place in places if place.counts]
         return min(found, key=lambda place: place.next_seq).instance if found else self.producer
 
     # -------------------------------------------------------------------------------------------------------- waking

@@ -16,6 +16,7 @@ from dagrelay.xcom.batch import Request
 from dagrelay.xcom.broker import copy_of
 from dagrelay.xcom.channel import ReaderPlace
 from dagrelay.xcom.door import placed
+from dagrelay.xcom.lineage import stream_text
 from dagrelay.xcom.waiting import Waiter
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ class Reading:
         if place is None:
             place = await self._begin()
         if self.has_item_in_hand:
-            self.has_item_in_hand = False
+            self.has_item_in_hand = place.is_excused = False
             place.next_seq = self._next_seq
             self._channel.acknowledged(self._next_seq)
             if self._held:
@@ -220,8 +221,18 @@ class Reading:
         self._at += 1
         self._next_seq += 1
         self._handed_out += 1
-        self.has_item_in_hand = place.has_item = True
+        self.has_item_in_hand = True
+        if not place.has_item:
+            self._note_read(place)
         return value
+
+    def _note_read(self, place: ReaderPlace) -> None:
+        """Remember that items were handed out, and have it stored with the attempt's outcome."""
+        place.has_item = True
+        producer, channel = self._channel.producer, self._channel
+        # Numbered items are kept over the producer's attempts; others are all of one attempt, or this one is restarted.
+        number = TASK_LIFETIME if channel.is_numbered else channel.attempt
+        self._attempt.note_reads([stream_text(producer.task_id, number, channel.key)])
 
     @property
     def is_in_its_thread(self) -> bool:
@@ -326,6 +337,7 @@ class Reading:
             await self._restart()
         self.leave()
         if state is TaskState.SUCCESS:
+            self._streams.warn_if_misspelt(channel, self._instance.task_id)
             raise StopAsyncIteration
         raise XComStreamError(self._instance.task_id, channel.producer.task_id, channel.key, state=state)
 

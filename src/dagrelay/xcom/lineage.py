@@ -6,7 +6,8 @@
                                                        were left out; before them, in a fork, the fork's own run id
     read    = [task, attempt, key, map_index, run]     what stands at the end and is usual is left away
 
-The usual key is `return_value`, the usual place none, the usual run the reader's own. The attempt is the slot of the entry: 0 for
+The usual key is `return_value`, the usual place none, the usual run the reader's own. The key of a stream stands in a list of its
+own. The attempt is the slot of the entry: 0 for
 one from outside, -1 for one kept over attempts, null for what all elements of a mapped task have, which is one read.
 
 A fork begins with rows that are copied as they are. Those without its run id are not its own: what they read, and what is read of
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from dagrelay.model.records import InstanceKey
 
-__all__ = ("MAX_READS", "Reads", "lineage_text", "mark_of", "parse_lineage", "read_text")
+__all__ = ("MAX_READS", "Reads", "lineage_text", "mark_of", "parse_lineage", "read_text", "stream_text")
 
 MAX_READS: Final = 1_000
 """Reads of an attempt that are told one by one; of more only how many there were."""
@@ -50,6 +51,11 @@ def read_text(
     if map_index is not None:
         return f'["{task_id}",{number},{json.dumps(key)},{map_index}]'
     return f'["{task_id}",{number}]' if key == RETURN_VALUE else f'["{task_id}",{number},{json.dumps(key)}]'
+
+
+def stream_text(task_id: str, attempt: int, key: str) -> str:
+    """Return the read of a stream as text."""
+    return f'["{task_id}",{attempt},[{json.dumps(key)}]]'
 
 
 class Reads:
@@ -135,6 +141,8 @@ def _parsed(own_run_id: str, item: Any) -> EntryRead:
     match [*given, *usual[max(len(given) - _FEWEST_PARTS, 0) :]]:
         case [str(task_id), int() | None as attempt, str(key), int() | None as map_index, str(run_id)]:
             return EntryRead(run_id=run_id, task_id=task_id, map_index=map_index, key=key, attempt=attempt)
+        case [str(task_id), int() as attempt, [str(key)], None, str(run_id)]:
+            return EntryRead(run_id=run_id, task_id=task_id, key=key, attempt=attempt, is_stream=True)
         case _:
             raise ValueError(f"{item!r} is no read")
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Protocol
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Final, Protocol
 
 from dagrelay.errors import DagrelayError, StaleAttemptError
+from dagrelay.log import get_logger
 from dagrelay.model.states import ENDED_TASK_STATES, TaskState
 from dagrelay.stores.stream_records import StreamQuery
 from dagrelay.xcom.channel import Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from dagrelay.dag.plan import Plan
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from dagrelay.xcom.waiting import Waiter
 
 __all__ = ("RunStreams", "StreamingAttempt", "TakingPart")
+
+_LIKENESS: Final = 0.75
 
 
 class StreamingAttempt(Protocol):
@@ -48,8 +52,12 @@ class StreamingAttempt(Protocol):
         """Have its start recorded before anything it writes."""
         ...
 
-    def parked(self) -> AbstractAsyncContextManager[None]:
-        """Give its slot back for as long as it waits."""
+    def parked(self, *, keeps_room: bool = ...) -> AbstractAsyncContextManager[None]:
+        """Give its slot back for as long as it waits, or leave it to other runs only."""
+        ...
+
+    def note_reads(self, texts: Iterable[str]) -> None:
+        """Have reads stored with its outcome."""
         ...
 
     def restart(self) -> None:
@@ -143,6 +151,21 @@ class RunStreams:
             return True
         return any(producer in plan.tasks[above].after_start for above in plan.upstream_of(reader))
 
+    def warn_if_misspelt(self, channel: Channel, reader_id: str) -> None:
+        """Log a warning if a stream has ended without ever an item, while there is one under a key much like its own.
+
+        No error: whether anything is appended under a key may depend on the data. Known are the streams used in this process.
+        """
+        if channel.generation:
+            return
+        keys = [key for (producer, key), each in self._channels.items() if producer == channel.producer and each.generation]
+        near = get_close_matches(channel.key, keys, cutoff=_LIKENESS)
+        if near:
+            run_id, task_id, _ = channel.producer
+            get_logger().warning(
+                "stream.never_appended", run_id=run_id, task_id=reader_id, producer=task_id, key=channel.key, near=near
+            )
+
     # ------------------------------------------------------------------------------------------------------- states
 
     def state_of(self, producer: InstanceKey) -> TaskState:
@@ -183,8 +206,8 @@ class RunStreams:
         waiting.add(waiter)
         try:
             async with attempt.parked():
-                if is_idle and not attempt.has_time_limit and not waiter.is_woken:
-                    waiting.rest(waiter)
+                if is_idle and not waiter.is_woken:
+                    waiting.rest(waiter, may_go_on=attempt.has_time_limit)
                 try:
                     await waiter.wait()
                 finally:

@@ -28,8 +28,10 @@ class TaskStreams(Bound):
         The item is serialised before the first checkpoint, and accepted when this returns: it goes to the disk with those that
         are appended while the commit before is under way. Before it is there nobody is handed it (in PIPELINED mode neither), and
         the task does not count as succeeded. A task that is `Limits.max_stream_window_items` or `max_stream_window_bytes` ahead
-        of the slowest that reads, or has yet to start to read (by `after_start`), waits here, without a slot. Items count for the
-        run's budget, and stay until the run is deleted.
+        of the slowest that reads, or may yet start to read (by `after_start`), waits here, without a slot. It does not wait for
+        one that waits for it in turn (for its end, say, or more of another stream of its) until that comes or reads on: then it
+        goes on beyond the window, and only the disk holds more. Items count for the run's budget, and stay until the run is
+        deleted.
 
         Items stand outside the isolation of attempts: what is on disk stays there if this attempt fails. Without `seq` the next
         attempt begins the stream anew, and the attempts of tasks that have read of it end and begin anew, too, which uses up none
@@ -46,8 +48,7 @@ class TaskStreams(Bound):
             XComSerializationError: the item can't be stored exactly; the message ends in its JSON path.
             XComTooLargeError: it is over a limit.
             XComConflictError: another item bears the number, or it was passed over.
-            XComStreamError: the task is mapped; or items with and without seq were appended in one attempt; or all that runs
-                waits, each for another.
+            XComStreamError: the task is mapped; or items with and without seq were appended in one attempt.
             StaleAttemptError: this attempt is over.
 
         Cancellation: the item was not appended, unless the call was about to return.

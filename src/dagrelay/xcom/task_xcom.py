@@ -113,8 +113,7 @@ class TaskXCom(TaskPulls, TaskPushes, TaskStreams, TaskHistory):
         """Wait, without a slot, until something happens; return False if the time is up before."""
         waiting = self._data.book.waiting
         async with self._attempt.parked():
-            if deadline is None and not self._attempt.has_time_limit:
-                waiting.rest(waiter)
+            waiting.rest(waiter, may_go_on=deadline is not None or self._attempt.has_time_limit)
             try:
                 with anyio.CancelScope(deadline=inf if deadline is None else deadline):
                     await waiter.wait()

@@ -11,7 +11,7 @@ import anyio
 from dagrelay.stores.operations import RETURN_VALUE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Collection, Generator, Iterator
 
     from dagrelay.model.records import InstanceKey
 
@@ -25,13 +25,15 @@ class Waiter:
         waiting: the instance that waits.
         awaited: the instance whose value is wanted.
         key: under which key.
+        let_go: has it go on without what it waits for; None where it can't.
     """
 
-    def __init__(self, waiting: InstanceKey, awaited: InstanceKey, key: str) -> None:
+    def __init__(self, waiting: InstanceKey, awaited: InstanceKey, key: str, *, let_go: Callable[[], None] | None = None) -> None:
         """Start unwoken."""
         self.waiting = waiting
         self.awaited = awaited
         self.key = key
+        self.let_go = let_go
         self.reason = ""
         """Why the value can't come, as a clause; empty while it can."""
         self._event = anyio.Event()
@@ -62,11 +64,15 @@ class Waiting:
 
     def __init__(self) -> None:
         """Start with none."""
-        self.on_rest: Callable[[], None] | None = None
-        """Called when one more waiter has come to rest, as then perhaps nothing goes on any more."""
+        self.on_rest: Callable[[Waiter], None] | None = None
+        """Called with a waiter that has come to rest, as then perhaps nothing goes on any more."""
         self._by_instance: dict[InstanceKey, dict[Waiter, None]] = {}
-        # Invariant: those here hold no slot, have no time limit, and have not been woken since. (test_waiting: at rest)
+        # Invariant: those here hold no slot, and have not been woken since. (test_waiting: at rest)
+        self._still: dict[InstanceKey, dict[Waiter, None]] = {}
+        # Invariant: those of them whose attempt can't go on by itself, as by a time limit.
         self._resting: dict[InstanceKey, dict[Waiter, None]] = {}
+        # Invariant: those of them that can be let go.
+        self._yielding: set[Waiter] = set()
         self._watched: dict[tuple[InstanceKey, str], Callable[[], None]] = {}
         self._being_given: Counter[InstanceKey] = Counter()
 
@@ -95,7 +101,7 @@ class Waiting:
 
     @contextmanager
     def giving(self, instance: InstanceKey) -> Generator[None]:
-        """Have it known, while a value is stored for an instance from outside, that one is on its way; who watches looks after."""
+        """Have it known, while a value is stored for an instance from outside, that one is on its way; who watches looks then."""
         self._being_given[instance] += 1
         try:
             yield
@@ -139,18 +145,30 @@ class Waiting:
 
     # -------------------------------------------------------------------------------------------------------- rest
 
-    def rest(self, waiter: Waiter) -> None:
-        """Count a waiter whose attempt does nothing but wait, without a time limit, until it is woken."""
-        self._resting.setdefault(waiter.waiting, {})[waiter] = None
+    def rest(self, waiter: Waiter, *, may_go_on: bool = False) -> None:
+        """Count a waiter that nothing but a wake of its own will wake.
+
+        Args:
+            waiter: the waiter.
+            may_go_on: whether its attempt may go on all the same, as it has a time limit or does something beside. It is then no
+                sign that nothing goes on, but others who wait for it can be let go.
+        """
+        self._still.setdefault(waiter.waiting, {})[waiter] = None
+        if not may_go_on:
+            self._resting.setdefault(waiter.waiting, {})[waiter] = None
+        if waiter.let_go is not None:
+            self._yielding.add(waiter)
         if self.on_rest is not None:
-            self.on_rest()
+            self.on_rest(waiter)
 
     def rise(self, waiter: Waiter) -> None:
         """Count it no longer."""
-        known = self._resting.get(waiter.waiting, {})
-        known.pop(waiter, None)
-        if not known:
-            self._resting.pop(waiter.waiting, None)
+        self._yielding.discard(waiter)
+        for by_instance in (self._still, self._resting):
+            known = by_instance.get(waiter.waiting, {})
+            known.pop(waiter, None)
+            if not known:
+                by_instance.pop(waiter.waiting, None)
 
     @property
     def resting_count(self) -> int:
@@ -161,6 +179,19 @@ class Waiting:
         """Iterate over the waiters at rest, one for each instance, those that came to rest first first."""
         return (next(iter(waiters)) for waiters in self._resting.values())
 
-    def waiter_of(self, instance: InstanceKey) -> Waiter | None:
-        """Return what an instance at rest waits for; None for one that does not rest."""
-        return next(iter(self._resting.get(instance, ())), None)
+    @property
+    def can_let_go(self) -> bool:
+        """Whether anybody waits who could go on without what it waits for."""
+        return bool(self._yielding)
+
+    def waiters_of(self, instance: InstanceKey) -> Collection[Waiter]:
+        """Return the waiters of one instance that stand still, with those that may go on by themselves."""
+        return self._still.get(instance, ())
+
+    def waiters_of_task(self, task_id: str) -> list[Waiter]:
+        """Return the same of all elements of a mapped task. Cost: O(instances that stand still)."""
+        return [each for instance, waiters in self._still.items() if instance.task_id == task_id for each in waiters]
+
+    def is_resting(self, waiter: Waiter) -> bool:
+        """Whether a waiter is at rest, and its attempt can't go on by itself."""
+        return waiter in self._resting.get(waiter.waiting, ())
