@@ -18,8 +18,9 @@ from dagrelay.testing.faulty import FaultyStore as FaultyStore  # noqa: E402
 from dagrelay.testing.faulty import Gate as Gate  # noqa: E402
 from dagrelay.testing.faulty import StoreKilledError as StoreKilledError  # noqa: E402
 from dagrelay.testing.oracle import GeneratedDag as GeneratedDag  # noqa: E402
-from dagrelay.testing.oracle import TaskShape as TaskShape  # noqa: E402
 from dagrelay.testing.oracle import generate_dag as generate_dag  # noqa: E402
+from dagrelay.testing.shapes import ElementShape as ElementShape  # noqa: E402
+from dagrelay.testing.shapes import TaskShape as TaskShape  # noqa: E402
 from dagrelay.testing.simulation import SimulatedRun as SimulatedRun  # noqa: E402
 from dagrelay.testing.simulation import Simulation as Simulation  # noqa: E402
 from dagrelay.testing.simulation import SimulationError as SimulationError  # noqa: E402
@@ -27,6 +28,7 @@ from dagrelay.testing.simulation import simulate as simulate  # noqa: E402
 from dagrelay.testing.store_conformance import StoreConformance as StoreConformance  # noqa: E402
 
 __all__ = (
+    "ElementShape",
     "Fault",
     "FaultyStore",
     "Gate",

@@ -15,7 +15,7 @@ from dagrelay.errors import Skip
 from dagrelay.model.policies import RetryPolicy
 from dagrelay.model.states import RunState, TaskState, TriggerRule
 from dagrelay.stores.operations import RETURN_VALUE
-from dagrelay.testing.shapes import ElementShape, TaskShape, draw_shapes
+from dagrelay.testing.shapes import draw_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from dagrelay.dag.task import Task
     from dagrelay.runtime.context import TaskContext
+    from dagrelay.testing.shapes import ElementShape, TaskShape
 
-__all__ = ("ElementShape", "GeneratedDag", "TaskShape", "generate_dag", "predicted_run_state", "predicted_state")
+__all__ = ("GeneratedDag", "generate_dag", "predicted_run_state", "predicted_state")
 
 _Rule = TriggerRule
 _FAILED: Final = frozenset({TaskState.FAILED, TaskState.UPSTREAM_FAILED})
