@@ -71,6 +71,7 @@ def test_a_million_pushes_need_no_memory(
     assert growth_mib <= 64
 
 
+@pytest.mark.timeout(600)
 async def test_a_flooder_does_not_starve_the_polite(tmp_path: Path, is_full: bool, figure: Callable[[str], None]) -> None:
     """Beside a run of thousands of pushing tasks, small runs take their turns: each ends while the flood goes on."""
     rounds, size = (50, 20_000) if is_full else (5, 2_000)
