@@ -19,6 +19,7 @@ from dagrelay import (
     NotUpstreamError,
     RetryPolicy,
     RunFailedError,
+    RunInterruptedError,
     RunState,
     Runtime,
     Skip,
@@ -32,6 +33,8 @@ from dagrelay import (
     XComTypeError,
     XComWaitError,
 )
+from dagrelay.runtime.scheduler import Scheduler
+from dagrelay.testing.faulty import FaultyStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -387,6 +390,41 @@ async def test_little_room_before_the_disk_only_slows_a_stream(open_store: Calla
         result = await runtime.run(dag)
 
         assert await result.pull(use) == 300
+
+
+async def test_an_append_that_waits_for_the_disk_lends_its_slot_to_other_runs_only() -> None:
+    """It holds an item, and a run may hold no more of them at once than it may have attempts."""
+    store = FaultyStore(MemoryStore())
+    started: list[str] = []
+    dag, polite, go, has_run = DAG("d"), DAG("polite"), anyio.Event(), anyio.Event()
+
+    async def load(ctx: TaskContext) -> None:
+        started.append(ctx.task_id)
+        await go.wait()
+        for _ in range(5):
+            await ctx.xcom.append("rows", "x" * 60)
+            await anyio.wait_all_tasks_blocked()
+
+    for number in range(4):
+        dag.add(load, id=f"t{number}")
+
+    @polite.task
+    async def run() -> None:
+        has_run.set()
+
+    async with Runtime(store, max_concurrency=2, limits=Limits(max_pending_bytes=100)) as runtime:
+        handle = await runtime.start(dag)
+        await anyio.wait_all_tasks_blocked()
+        other = await runtime.start(polite)
+        store.writes.shut()
+        go.set()
+        with anyio.fail_after(10):
+            await has_run.wait()
+        await anyio.wait_all_tasks_blocked()
+        assert started == ["t0", "t1"]
+        store.writes.open()
+        assert (await handle.result()).state is RunState.SUCCESS
+        await other.result()
 
 
 # ----------------------------------------------------------------------------------------------- readers begin again
@@ -879,7 +917,7 @@ async def test_one_reader_reads_two_streams_one_after_the_other(
 async def test_streams_with_a_reader_each_are_no_circle(open_store: Callable[[], Store]) -> None:
     """Who follows a task need not read all its streams; the window is that of those who do."""
     dag, appended, ahead = DAG("d"), {"a": 0, "b": 0}, list[int]()
-    two_streams(dag, appended)
+    two_streams(dag, appended, count=12)
 
     @dag.task(after_start=["load"])
     async def first(ctx: TaskContext) -> int:
@@ -897,7 +935,7 @@ async def test_streams_with_a_reader_each_are_no_circle(open_store: Callable[[],
     async with Runtime(open_store(), limits=WINDOW) as runtime:
         result = await runtime.run(dag)
 
-    assert (result["first"], result["second"]) == (40, 40)
+    assert (result["first"], result["second"]) == (12, 12)
     assert 1 < max(ahead) <= 4
 
 
@@ -1003,6 +1041,36 @@ async def test_elements_that_wait_for_the_end_hold_nobody() -> None:
             assert (await runtime.run(dag)).outputs(use) == [40, 80, 120]
 
 
+async def test_an_element_that_is_busy_is_waited_for_though_another_rests() -> None:
+    """It holds its place in the window for itself."""
+    dag, appended, ahead = DAG("d"), [0], list[int]()
+
+    @dag.task
+    async def speeds() -> list[bool]:
+        return [True, False]
+
+    @dag.task
+    async def load(ctx: TaskContext) -> None:
+        for number in range(40):
+            await ctx.xcom.append("rows", number)
+            appended[0] = number + 1
+
+    @dag.task(after_start=[load])
+    async def use(ctx: TaskContext, is_fast: bool = speeds.each) -> int:
+        count = 0
+        async for _ in ctx.xcom.stream(load, "rows"):
+            if not is_fast:
+                await anyio.wait_all_tasks_blocked()
+                ahead.append(appended[0] - count)
+            count += 1
+        return count
+
+    async with Runtime(MemoryStore(), limits=WINDOW) as runtime:
+        assert (await runtime.run(dag)).outputs(use) == [40, 40]
+
+    assert max(ahead[8:]) <= 4
+
+
 async def test_a_producer_may_append_from_tasks_of_its_own() -> None:
     """One that waits for room in one stream is let go, though another goes on."""
     dag = DAG("d")
@@ -1026,35 +1094,40 @@ async def test_a_producer_may_append_from_tasks_of_its_own() -> None:
             assert (await runtime.run(dag))["use"] == [40, 40]
 
 
-async def test_a_producer_that_was_let_go_keeps_to_the_window_again_once_its_reader_comes() -> None:
-    """From then on it is as slow as that."""
+@pytest.mark.parametrize("has_come", [False, True])
+async def test_a_producer_that_was_let_go_keeps_to_the_window_again_once_its_reader_reads(has_come: bool) -> None:
+    """From then on it is as slow as that, whether it had come before or comes now."""
     dag, appended, ahead = DAG("d"), {"a": 0, "b": 0}, list[int]()
 
     @dag.task
     async def load(ctx: TaskContext) -> None:
-        for number in range(20):
+        for number in range(10):
             await ctx.xcom.append("rows", number)
             appended["a"] = number + 1
         await ctx.xcom.push("half", 1, publish=True)
-        for number in range(20, 60):
+        for number in range(10, 40):
             await ctx.xcom.append("rows", number)
             appended["a"] = number + 1
 
     @dag.task(after_start=[load])
     async def use(ctx: TaskContext) -> int:
-        await ctx.xcom.wait(load, "half")
         count = 0
+        if not has_come:
+            await ctx.xcom.wait(load, "half")
         async for _ in ctx.xcom.stream(load, "rows"):
-            await anyio.wait_all_tasks_blocked()
+            if has_come and count == 0:
+                await ctx.xcom.wait(load, "half")
+            else:
+                await anyio.wait_all_tasks_blocked()
             ahead.append(appended["a"] - count)
             count += 1
         return count
 
     async with Runtime(MemoryStore(), limits=WINDOW) as runtime:
-        assert (await runtime.run(dag))["use"] == 60
+        assert (await runtime.run(dag))["use"] == 40
 
-    assert ahead[0] >= 20
-    assert max(ahead[30:]) <= 4
+    assert ahead[0] >= 10
+    assert max(ahead[20:]) <= 4
 
 
 async def test_a_real_circle_beside_a_stream_is_told_and_nobody_else_fails() -> None:
@@ -1271,6 +1344,36 @@ async def test_a_cancelled_run_ends_though_all_that_is_left_of_it_waits(durabili
         await anyio.wait_all_tasks_blocked()
         await handle.cancel()
         assert (await runtime.get_run(handle.run_id)).state is RunState.CANCELLED
+
+
+@pytest.mark.parametrize("how", ["cancel", "wind down"])
+async def test_those_at_rest_are_asked_to_stop_once(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are on their way to their ends then; asking until they rest no more would ask for ever, within one step."""
+    dag, asked, interrupt = DAG("d"), [0], Scheduler.interrupt
+
+    def counted(scheduler: Scheduler, error: BaseException | None = None) -> None:
+        asked[0] += 1
+        assert asked[0] < 10, "it asks for ever"
+        interrupt(scheduler, error)
+
+    monkeypatch.setattr(Scheduler, "interrupt", counted)
+    dag.external("answer")
+
+    @dag.task
+    async def use(ctx: TaskContext) -> None:
+        await ctx.xcom.wait("answer")
+
+    async with Runtime(MemoryStore()) as runtime:
+        handle = await runtime.start(dag)
+        await anyio.wait_all_tasks_blocked()
+        if how == "cancel":
+            await handle.cancel()
+        else:
+            runtime.wind_down()
+            with pytest.raises(RunInterruptedError):
+                await handle.result()
+
+    assert asked[0] == int(how == "wind down")
 
 
 async def test_a_reader_cancelled_in_its_wait_can_ask_again() -> None:

@@ -40,7 +40,7 @@ class _World:
 
 def _world(sim: Simulation) -> _World:
     choices = Random(f"{sim.seed} choices")
-    kinds = ("writing", "collecting", "leaving")
+    kinds = ("writing", "collecting", "leaving", "waiting", "reading others first")
     return _World(
         items=choices.choice((0, 1, 7, 40)),
         window=choices.choice((1, 2, 5, 1_000)),
@@ -116,6 +116,8 @@ class _Handlers:
                 await ctx.xcom.append("rows", number, seq=3 * number)
             else:
                 await ctx.xcom.append("rows", [number, ctx.attempt])
+            if number % 2:
+                await ctx.xcom.append("others", number, seq=number)
 
     async def write(self, ctx: TaskContext, *, resume: bool) -> int:
         seen: list[Any] = (await ctx.xcom.pull_own("seen", default=[])) if resume else []
@@ -137,6 +139,16 @@ class _Handlers:
         assert self._world.is_numbered or len({item[1] for item in items}) <= 1, "items of two attempts"
         return len(items)
 
+    async def wait(self, ctx: TaskContext) -> int:
+        """Hold the producer at its window, if that could be, until it has ended."""
+        await ctx.xcom.wait("load", "return_value")
+        return await self.collect(ctx)
+
+    async def collect_others_first(self, ctx: TaskContext) -> int:
+        others = [item async for item in ctx.xcom.stream("load", "others")]
+        assert others == list(range(1, self._world.items, 2))
+        return await self.collect(ctx)
+
     async def leave(self, ctx: TaskContext) -> int:
         count = 0
         async for item in ctx.xcom.stream("load", "rows"):
@@ -154,9 +166,17 @@ def _make_dag(sim: Simulation, world: _World) -> DAG:
     for number, (kind, resume) in enumerate(world.readers):
 
         async def handler(ctx: TaskContext, kind: str = kind, resume: bool = resume) -> int:
-            if kind == "writing":
-                return await handlers.write(ctx, resume=resume)
-            return await (handlers.collect(ctx) if kind == "collecting" else handlers.leave(ctx))
+            match kind:
+                case "writing":
+                    return await handlers.write(ctx, resume=resume)
+                case "collecting":
+                    return await handlers.collect(ctx)
+                case "waiting":
+                    return await handlers.wait(ctx)
+                case "reading others first":
+                    return await handlers.collect_others_first(ctx)
+                case _:
+                    return await handlers.leave(ctx)
 
         dag.add(handler, id=f"reader{number}", after_start=["load"], retries=_OFTEN)
     return dag
