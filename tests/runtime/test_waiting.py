@@ -585,7 +585,6 @@ async def test_a_handler_that_does_something_else_too_is_no_deadlock(open_store:
     assert result[one] == [2]
 
 
-@pytest.mark.xfail(strict=True, reason="a waiting handler can't be seen to have tasks beside it: has_time_limit in attempt.py")
 async def test_a_handler_that_waits_while_its_tasks_work_is_no_deadlock(open_store: Callable[[], Store]) -> None:
     """The handler itself waits, and a task that it has started brings what others wait for."""
     dag = DAG("d")

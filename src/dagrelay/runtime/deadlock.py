@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
+
 from dagrelay.model.states import ENDED_TASK_STATES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from dagrelay.dag.plan import Plan
     from dagrelay.engine.machine import RunMachine
     from dagrelay.model.records import InstanceKey
     from dagrelay.xcom.waiting import Waiter, Waiting
 
-__all__ = ("find_circle", "find_held")
+__all__ = ("find_circle", "find_held", "work_beside")
 
 _MOST_SHOWN = 6
 
@@ -38,6 +40,17 @@ def find_circle(plan: Plan, machine: RunMachine, waiting: Waiting) -> tuple[Wait
     if len(told) > _MOST_SHOWN:
         told[_MOST_SHOWN - 1 :] = [f"({len(told) - _MOST_SHOWN + 1:,} more)"]
     return waiter, f"all that still runs waits for it in a circle: {', '.join(told)}"
+
+
+def work_beside(waiters: Iterable[Waiter]) -> bool:
+    """Tell whether tasks of the loop that waiting handlers have started go on, and may bring what is waited for.
+
+    They are known by their parents, as task groups of anyio and trio tell them; what `asyncio.create_task` or a TaskGroup of
+    asyncio has started is not.
+    """
+    known = {waiter.loop_task_id for waiter in waiters}
+    parents = {task.id: task.parent_id for task in anyio.get_running_tasks()}
+    return any(task_id not in known and parent in known for task_id, parent in parents.items())
 
 
 def find_held(plan: Plan, machine: RunMachine, waiting: Waiting, waiter: Waiter) -> Waiter | None:

@@ -19,8 +19,8 @@ from dagrelay.model.policies import Durability
 from dagrelay.model.records import InstanceKey, to_us
 from dagrelay.model.states import LIVE_TASK_STATES, RunState, TaskState
 from dagrelay.runtime.leftovers import forget_given, settle
-from dagrelay.runtime.run_facts import RunFacts
-from dagrelay.runtime.scheduler import Scheduler, TaskEnd
+from dagrelay.runtime.run_facts import RunFacts, TaskEnd
+from dagrelay.runtime.scheduler import Scheduler
 from dagrelay.stores.operations import CreateRun, ReopenRun, SetRunState, StoredPlan
 from dagrelay.xcom.run_data import RunData
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from dagrelay.dag.plan import Plan
-    from dagrelay.runtime.scheduler import Scheduler, TaskEnd
+    from dagrelay.runtime.run_facts import TaskEnd
+    from dagrelay.runtime.scheduler import Scheduler
     from dagrelay.runtime.services import Services
     from dagrelay.stores.base import RunImage
     from dagrelay.xcom.cache import Encoded

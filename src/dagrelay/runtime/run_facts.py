@@ -1,8 +1,8 @@
-"""What all attempts of one run share beside its values."""
+"""What all attempts of one run share beside its values, and what is kept of them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
     from dagrelay.dag.mapping import Elements
     from dagrelay.model.policies import MissingPolicy
+    from dagrelay.model.records import ErrorRecord
     from dagrelay.runtime.environment import Environment
     from dagrelay.runtime.timers import Timers
     from dagrelay.xcom.run_data import RunData
 
-__all__ = ("RunFacts",)
+__all__ = ("RunFacts", "TaskEnd")
 
 
 @attrs.frozen(kw_only=True)
@@ -47,3 +48,16 @@ class RunFacts:
     """Timeouts."""
     threads: anyio.CapacityLimiter
     """Worker threads for sync handlers."""
+
+
+class TaskEnd(NamedTuple):
+    """How a task's latest attempt, or the task without one, ended."""
+
+    attempt: int
+    """The attempt; 0 if there was none."""
+    started_us: int | None
+    """When it started."""
+    ended_us: int | None
+    """When it ended; None if its owner died."""
+    error: ErrorRecord | None
+    """Why it ended badly."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, assert_never
 
 import anyio
 import attrs
@@ -35,8 +35,9 @@ from dagrelay.log import get_logger
 from dagrelay.model.records import ErrorRecord, InstanceKey
 from dagrelay.model.states import ENDED_TASK_STATES, FINISHED_RUN_STATES, RunState, TaskState
 from dagrelay.runtime.attempt import Attempt, CancelReason
-from dagrelay.runtime.deadlock import find_circle, find_held
+from dagrelay.runtime.deadlock import find_circle, find_held, work_beside
 from dagrelay.runtime.outside import Outside
+from dagrelay.runtime.run_facts import RunFacts, TaskEnd
 from dagrelay.runtime.sides import SideReports
 from dagrelay.runtime.wholes import Wholes
 from dagrelay.stores.operations import FinishAttempt, MarkInstance, SetRunState
@@ -50,12 +51,11 @@ if TYPE_CHECKING:
     from dagrelay.runtime.admission import Admission
     from dagrelay.runtime.hosting import Hosting
     from dagrelay.runtime.retention import Retention
-    from dagrelay.runtime.run_facts import RunFacts
     from dagrelay.runtime.timers import Timer
     from dagrelay.stores.operations import PruneRuns
     from dagrelay.xcom.waiting import Waiter
 
-__all__ = ("Scheduler", "TaskEnd")
+__all__ = ("Scheduler",)
 
 
 @attrs.frozen
@@ -115,20 +115,8 @@ _Message: TypeAlias = (
     _Begin | _Outcomes | _StoreFailed | _AttemptStarted | _Expanded | _AttemptLost | _Retry | _Cancel | _Interrupt | _Pause
 )
 
+_LOOK_AGAIN_S: Final = 0.25
 _REASONS = {TaskState.CANCELLED: CancelReason.CANCELLED, TaskState.INTERRUPTED: CancelReason.INTERRUPTED}
-
-
-class TaskEnd(NamedTuple):
-    """How a task's latest attempt, or the task without one, ended."""
-
-    attempt: int
-    """The attempt; 0 if there was none."""
-    started_us: int | None
-    """When it started."""
-    ended_us: int | None
-    """When it ended; None if its owner died."""
-    error: ErrorRecord | None
-    """Why it ended badly."""
 
 
 class Scheduler:
@@ -190,6 +178,7 @@ class Scheduler:
         self._task_group: TaskGroup | None = None
         self._end_state: RunState | None = None
         self._bug: Exception | None = None
+        self._looks_again = False
         self._is_stuck = False  # Whether it stopped as all that ran while it paused waited for one another.
         self._done = anyio.Event()
 
@@ -472,7 +461,17 @@ class Scheduler:
                 self._is_stuck = True
                 self.interrupt()  # Nothing more starts that could bring it, and the run can go on later.
             return  # Those at rest are on their way to their ends; asking again within this step would never let them go it.
-        waiting.give_up(*find_circle(self.facts.data.plan, machine, waiting))
+        if not work_beside(waiting.resting()):
+            waiting.give_up(*find_circle(self.facts.data.plan, machine, waiting))
+        elif not self._looks_again:
+            self._looks_again = True
+            self.facts.timers.after(_LOOK_AGAIN_S, self._look_again)
+
+    def _look_again(self) -> None:
+        """Look once more whether nothing goes on, as nobody tells when tasks that a handler has started are done."""
+        self._looks_again = False
+        if not self._is_busy:
+            self._break_deadlock()
 
     async def _record_end(self, state: RunState) -> None:
         """Record the run's end, or at least, where not all that led to it could be stored, that it stopped."""

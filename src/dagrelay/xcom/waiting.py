@@ -34,6 +34,8 @@ class Waiter:
         self.awaited = awaited
         self.key = key
         self.let_go = let_go
+        self.loop_task_id: int = anyio.get_current_task().id
+        """The task of the loop that waits."""
         self.reason = ""
         """Why the value can't come, as a clause; empty while it can."""
         self._event = anyio.Event()
