@@ -170,6 +170,36 @@ dag.params = {"other": ""}
     assert lines[-1] == ["b", "1", "(13", "more)"]
 
 
+def test_lineage_tells_streams_from_values(cli: Cli, tmp_path: Path) -> None:
+    """They may bear the same key."""
+    (tmp_path / "flow.py").write_text(
+        """
+from dagrelay import DAG, TaskContext
+
+dag = DAG("flow")
+
+
+@dag.task
+async def a(ctx: TaskContext) -> None:
+    await ctx.xcom.push("rows", 1)
+    await ctx.xcom.append("rows", 1)
+
+
+@dag.task(depends_on=a)
+async def b(ctx: TaskContext) -> None:
+    await ctx.xcom.pull("a", "rows")
+    async for _ in ctx.xcom.stream("a", "rows"):
+        pass
+"""
+    )
+    cli("run", tmp_path / "flow.py", "--run-id", "f")
+
+    assert [line.split() for line in cli("lineage", "f").out.splitlines()[1:]] == [
+        ["b", "1", "a", "rows", "attempt", "1"],
+        ["b", "1", "a", "stream", "rows", "attempt", "1"],
+    ]
+
+
 def test_lineage_is_an_array_for_programs(cli: Cli) -> None:
     """One object for each attempt."""
     told = cli("lineage", "old", "--json").json()
@@ -179,7 +209,16 @@ def test_lineage_is_an_array_for_programs(cli: Cli) -> None:
         "task_id": "second",
         "map_index": None,
         "attempt": 1,
-        "reads": [{"run_id": "old", "task_id": "first", "map_index": None, "key": "return_value", "attempt": 1}],
+        "reads": [
+            {
+                "run_id": "old",
+                "task_id": "first",
+                "map_index": None,
+                "key": "return_value",
+                "attempt": 1,
+                "is_stream": False,
+            }
+        ],
         "left_out": 0,
     }
 

@@ -257,7 +257,7 @@ def _lineage_rows(reads: AttemptReads, run_id: str) -> list[tuple[str, str, str,
 
 def _entry(read: EntryRead) -> str:
     place = f"{read.task_id}[*]" if read.attempt is None else _place(read.task_id, read.map_index)
-    return f"{place} {read.key}"
+    return f"{place} stream {read.key}" if read.is_stream else f"{place} {read.key}"
 
 
 def _slot(read: EntryRead) -> str:
