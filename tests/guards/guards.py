@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-import attrs
+from tests.guards.flow_guards import FLOW_GUARDS
+from tests.guards.guard import Guard
 
 __all__ = ("GUARDS", "Guard")
-
-
-@attrs.frozen(kw_only=True)
-class Guard:
-    """One safety line, and how to take it away."""
-
-    name: str
-    """What it is called."""
-    promise: str
-    """What it guards, with the number of the guarantee where it has one."""
-    file: str
-    """Where it stands, below `src/dagrelay`."""
-    safe: str
-    """Its text, which stands there exactly once."""
-    unsafe: str
-    """What is put in its place."""
-    tests: tuple[str, ...]
-    """The tests of which at least one must fail then, as pytest takes them."""
-
 
 _OPENING = "tests/stores/test_sqlite_opening.py"
 _FAULTS = "tests/stores/test_sqlite_faults.py"
@@ -616,5 +598,7 @@ GUARDS: tuple[Guard, ...] = (
         unsafe="if False:",
         tests=("tests/cli/test_across.py::test_a_sensitive_value_is_not_rendered",),
     ),
+    # -------------------------------------------------------------------------------------------------- flowing data
+    *FLOW_GUARDS,
 )
 """All of them."""
