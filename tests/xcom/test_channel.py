@@ -114,7 +114,7 @@ def test_a_reader_that_has_finished_bounds_no_more() -> None:
     assert mapped.channel.has_room(1)
 
 
-def test_who_waits_for_the_producer_is_excused_until_it_comes_or_reads_on() -> None:
+async def test_who_waits_for_the_producer_is_excused_until_it_comes_or_reads_on() -> None:
     """The window is that of the others meanwhile; one that has come counts from where it is."""
     bench = Bench("b", "c")
     channel = bench.channel
@@ -127,6 +127,11 @@ def test_who_waits_for_the_producer_is_excused_until_it_comes_or_reads_on() -> N
     assert channel.has_room(1)
     assert (channel.outstanding_items, channel.awaited_reader()) == (6, reader("c"))
     bench.append(2)
+    ahead = bench.read("d", 10)
+    bench.wait()
+    channel.excuse(reader("d"))
+    assert bench.woken == ["producer"], "to wait for c, which is behind now"
+    assert not ahead.is_excused
     assert not channel.has_room(1)
     channel.excuse(reader("c"))
     assert channel.has_room(1), "nobody counts"
@@ -159,7 +164,7 @@ def test_what_an_earlier_process_has_left_is_outstanding() -> None:
     assert channel.has_room(1)
 
 
-def test_a_new_generation_begins_with_nothing() -> None:
+async def test_a_new_generation_begins_with_nothing() -> None:
     """Who was handed something of the one before is restarted; late commits of that are no progress of this."""
     bench, restarted = Bench("b"), list[str]()
     channel = bench.channel
@@ -180,7 +185,7 @@ def test_a_new_generation_begins_with_nothing() -> None:
     assert channel.committed == 0
 
 
-def test_only_who_may_find_something_is_woken() -> None:
+async def test_only_who_may_find_something_is_woken() -> None:
     """Readers by commits; a producer by acknowledgements that free a chunk, and when all is on disk, to come to rest."""
     bench = Bench("b", "c")
     channel = bench.channel
@@ -201,7 +206,7 @@ def test_only_who_may_find_something_is_woken() -> None:
     assert bench.woken == ["reader", "producer"]
 
 
-def test_a_failure_wakes_all_and_the_first_one_stands() -> None:
+async def test_a_failure_wakes_all_and_the_first_one_stands() -> None:
     """Nothing goes on from there."""
     bench = Bench("b")
     bench.wait()

@@ -41,7 +41,7 @@ class ReaderPlace:
     is_in_use: bool = True
     """Whether it still counts for the window: not once its loop was left."""
     is_excused: bool = False
-    """Whether it does not count until it reads on, as it waits for the producer itself."""
+    """Whether it does not count until it is handed an item, as it waits for the producer itself."""
     has_item: bool = False
     """Whether its attempt was handed anything of this generation."""
     restart: Callable[[], None] | None = None
@@ -220,13 +220,15 @@ class Channel:
     def excuse(self, reader: InstanceKey) -> None:
         """Let the producer go on without a reader that waits for it in turn, until that comes or reads on.
 
-        Nothing is held in memory for it: what it has not read is on disk, where it finds it.
+        Nothing is held in memory for it: what it has not read is on disk, where it finds it. If meanwhile the producer waits for
+        another one, it only looks again, to say so.
         """
-        place = self.places.get(reader)
-        if place is None:
-            self._excused.add(reader.task_id)
-        else:
-            place.is_excused = True
+        if reader == self.awaited_reader():
+            place = self.places.get(reader)
+            if place is None:
+                self._excused.add(reader.task_id)
+            else:
+                place.is_excused = True
         self.tell_producer()
 
     def awaited_reader(self) -> InstanceKey:

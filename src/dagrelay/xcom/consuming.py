@@ -204,7 +204,7 @@ class Reading:
         if place is None:
             place = await self._begin()
         if self.has_item_in_hand:
-            self.has_item_in_hand = place.is_excused = False
+            self.has_item_in_hand = False
             place.next_seq = self._next_seq
             self._channel.acknowledged(self._next_seq)
             if self._held:
@@ -222,6 +222,7 @@ class Reading:
         self._next_seq += 1
         self._handed_out += 1
         self.has_item_in_hand = True
+        place.is_excused = False
         if not place.has_item:
             self._note_read(place)
         return value
