@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import anyio
 from hypothesis import given
@@ -11,7 +12,10 @@ from hypothesis import strategies as st
 from dagrelay.actors.reply import Reply
 from dagrelay.model.records import InstanceKey
 from dagrelay.testing.story import Story
-from dagrelay.xcom.batch import MAX_BATCH_BYTES, Barrier, Message, Request, entries_of, split
+from dagrelay.xcom.batch import MAX_BATCH_BYTES, Barrier, Message, Request, Turns, entries_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def weighing(size: int) -> Request:
@@ -19,11 +23,19 @@ def weighing(size: int) -> Request:
     return Request(Story().start("a"), None, size)
 
 
+def batches_of(messages: list[Message], *, is_shared: bool = False) -> Iterator[list[Message]]:
+    """Yield the batches in which messages drained at once are written."""
+    turns = Turns()
+    turns.take(messages, is_shared=is_shared)
+    while turns:
+        yield turns.next(is_shared=is_shared)
+
+
 @given(st.lists(st.integers(0, 6).map(lambda mib: mib * 1024 * 1024)))
 def test_batches_keep_order_and_stay_below_the_limit(sizes: list[int]) -> None:
     """Unless one message alone is larger; and no batch could have taken the next one's first."""
     messages: list[Message] = [weighing(size) for size in sizes]
-    batches = list(split(messages))
+    batches = list(batches_of(messages))
     assert [message for batch in batches for message in batch] == messages
     weights = [[message.size for message in batch if isinstance(message, Request)] for batch in batches]
     assert all(batch and (len(batch) == 1 or sum(batch) <= MAX_BATCH_BYTES) for batch in weights)
@@ -35,8 +47,8 @@ def test_exactly_the_limit_is_one_batch() -> None:
 
     async def play() -> None:
         barrier = Barrier(Reply())
-        assert len(list(split([weighing(MAX_BATCH_BYTES - 1), weighing(1), barrier]))) == 1
-        assert len(list(split([weighing(MAX_BATCH_BYTES), weighing(1), barrier]))) == 2
+        assert len(list(batches_of([weighing(MAX_BATCH_BYTES - 1), weighing(1), barrier]))) == 1
+        assert len(list(batches_of([weighing(MAX_BATCH_BYTES), weighing(1), barrier]))) == 2
 
     anyio.run(play)
 
@@ -49,3 +61,43 @@ def test_operations_tell_what_they_store() -> None:
     assert list(entries_of(finish)) == [(a, 2, finish.entries[0])]
     assert list(entries_of(put)) == [(a, -1, put.entries[0])]
     assert list(entries_of(story.end())) == []
+
+
+def test_runs_of_little_come_before_those_that_flood() -> None:
+    """In batches of their own; in each run the order stays, and history is pruned after all of them."""
+    flood, small = Story("flood"), Story("small")
+    put = [Request(flood.put("a", {"k": b"x"}), None, 40_000) for _ in range(4)]
+    own = [Request(small.start("a"), None), Request(small.finish("a"), None, 10), Request(small.end(), None)]
+    prune = Request(small.prune(5), None)
+    drained: list[Message] = [put[0], own[0], put[1], own[1], own[2], prune, put[2], put[3]]
+    assert list(batches_of(drained, is_shared=True)) == [own, [put[0], put[1], prune, put[2]], [put[3]]]
+    assert list(batches_of(drained)) == [drained]
+
+
+def test_who_floods_keeps_his_order_over_drains() -> None:
+    """What he hands in later waits behind what of his waits already, however little it is; others go before both."""
+    flood, small = Story("flood"), Story("small")
+    turns = Turns()
+    first: list[Message] = [Request(flood.put("a", {"k": b"x"}), None, 100_000) for _ in range(3)]
+    turns.take(first, is_shared=True)
+    assert turns.next(is_shared=True) == [first[0]]
+    later, other = Request(flood.end(), None), Request(small.start("a"), None)
+    turns.take([later, other], is_shared=True)
+    assert turns.waiting() == [other, *first[1:], later]
+    assert [turns.next(is_shared=True) for _ in range(3)] == [[other], [first[1]], [first[2], later]]
+    assert not turns
+
+
+def test_what_may_be_about_other_runs_keeps_its_place() -> None:
+    """So does all where everybody floods; a barrier comes after what was accepted before it."""
+    flood, small = Story("flood"), Story("small")
+    heavy, light = Request(flood.put("a", {"k": b"x"}), None, 100_000), Request(small.start("a"), None)
+    fork = Request(small.fork("flood", "a"), None)
+    assert list(batches_of([heavy, light, fork], is_shared=True)) == [[heavy, light, fork]]
+    assert list(batches_of([light, light], is_shared=True)) == [[light, light]]
+
+    async def play() -> None:
+        barrier = Barrier(Reply())
+        assert list(batches_of([heavy, light, barrier], is_shared=True)) == [[heavy, light, barrier]]
+
+    anyio.run(play)

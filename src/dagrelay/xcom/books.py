@@ -36,6 +36,7 @@ class Books:
         self._max_run_bytes = max_run_bytes
         # Invariant: every live run has its page here; others may.
         self._pages: dict[str, RunBook] = {}
+        self._live: set[RunBook] = set()
         # Invariant: while anybody holds a page of a run, new pages of it share its account. (test_broker_writing: one timeline)
         self._accounts: WeakValueDictionary[str, RunAccount] = WeakValueDictionary()
 
@@ -58,16 +59,23 @@ class Books:
         self._let_guests_go()
         return book
 
+    @property
+    def are_several_live(self) -> bool:
+        """Whether more than one run runs here."""
+        return len(self._live) > 1
+
     def enter(self, book: RunBook, reports: RunReports, *, is_pipelined: bool) -> None:
         """Make a run live."""
         book.reports = reports
         book.is_pipelined = is_pipelined
         book.failure = None
         self._pages[book.run_id] = book
+        self._live.add(book)
 
     def leave(self, book: RunBook) -> None:
         """Make a run no longer live. Latecomers still hold its page and find their attempts closed."""
         book.reports = None
+        self._live.discard(book)
         if self._pages.get(book.run_id) is book:
             del self._pages[book.run_id]
 

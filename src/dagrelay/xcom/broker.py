@@ -37,7 +37,7 @@ from dagrelay.stores.operations import (
     SetRunState,
     StartAttempt,
 )
-from dagrelay.xcom.batch import MAX_BATCH_OPERATIONS, Barrier, Message, Request, entries_of, split
+from dagrelay.xcom.batch import MAX_BATCH_OPERATIONS, Barrier, Message, Request, Turns, entries_of
 from dagrelay.xcom.books import Books
 from dagrelay.xcom.broker_statistics import BrokerStatistics
 from dagrelay.xcom.cache import ValueCache
@@ -92,6 +92,7 @@ class Broker:
         self._room = Room(limits.max_pending_bytes)
         # What the loop has taken and not yet settled, so that its death can tell those who wait.
         self._in_hand: list[Message] = []
+        self._turns = Turns()
         self._failure: StoreError | None = None
         self._batches = 0
         self._operations = 0
@@ -291,19 +292,22 @@ class Broker:
                 self._refuse_the_rest()
 
     async def _serve(self) -> None:
+        turns, mailbox = self._turns, self._mailbox
         while True:
             try:
-                self._in_hand = await self._mailbox.drain(MAX_BATCH_OPERATIONS)
+                drained = mailbox.drain_nowait(MAX_BATCH_OPERATIONS) if turns else await mailbox.drain(MAX_BATCH_OPERATIONS)
             except MailboxClosed:
                 return
-            for batch in split(self._in_hand):
-                await self._commit(batch)
+            is_shared = self._books.are_several_live
+            turns.take(drained, is_shared=is_shared)
+            self._in_hand = turns.next(is_shared=is_shared)
+            await self._commit(self._in_hand)
             self._in_hand = []
             await self._maintain()
 
     async def _maintain(self) -> None:
         try:
-            await self._store.maintain(idle=not len(self._mailbox))
+            await self._store.maintain(idle=not len(self._mailbox) and not self._turns)
         except StoreError as error:
             # Nothing that was stored is lost, and it is tried again after the next batch.
             get_logger().warning("store.maintenance_failed", error=str(error))
@@ -441,7 +445,7 @@ class Broker:
         lost: Lost = {}
         if self._failure is not None:
             self._give_up(self._failure, lost)
-        for message in (*self._in_hand, *self._mailbox.discard()):
+        for message in (*self._in_hand, *self._turns.waiting(), *self._mailbox.discard()):
             if isinstance(message, Barrier):
                 message.reply.answer(None)
             elif not message.is_settled:
