@@ -104,6 +104,6 @@ async def look_into(path: Path) -> tuple[StreamPage, StreamPage, int]:
         ]
         rows = await store.entries("r", task_ids=["writing"], all_attempts=True, with_values=True)
     finally:
-        await store.close()
+        await store.close()  # noqa: ASYNC102 - it shields itself
     counts = [int(value.value) for entry, value in rows if value is not None and entry.key == "count"]
     return pages[0], pages[1], counts[0] if counts else 0

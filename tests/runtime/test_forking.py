@@ -353,7 +353,7 @@ async def test_a_fork_that_can_not_be_made_is_refused(open_store: Callable[[], S
         await runtime.run(dag, run_id="gone")
         await runtime.delete_run("gone")
         refusals: list[tuple[type[Exception], dict[str, Any]]] = [
-            (RunNotFoundError, {"run_id": "olt"}),
+            (RunNotFoundError, {"run_id": "another"}),
             (RunNotFoundError, {"run_id": "gone"}),
             (RunIdConflictError, {"dag": chain_of(probe, "total")}),
             (RunIdConflictError, {"new_run_id": "old"}),

@@ -595,9 +595,11 @@ async def test_a_handler_that_waits_while_its_tasks_work_is_no_deadlock(open_sto
             await anyio.sleep(0.05)
             await ctx.xcom.push("k", 1, publish=True)
 
+        found: list[Any] = []
         async with anyio.create_task_group() as group:
             group.start_soon(bring)
-            return await ctx.xcom.wait("two", "k")
+            found.append(await ctx.xcom.wait("two", "k"))
+        return found[0]
 
     @dag.task
     async def two(ctx: TaskContext) -> None:

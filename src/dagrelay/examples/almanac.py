@@ -15,7 +15,7 @@ from itertools import groupby
 
 import anyio
 
-from dagrelay import DAG, Approval, Runtime, TaskContext, template
+from dagrelay import DAG, Approval, Runtime, Task, TaskContext, template
 from dagrelay.examples.data import WEATHER_CSV
 
 __all__ = ("Month", "Year", "dag", "decide", "describe", "editor", "main", "publish", "read", "shelve", "sort")
@@ -75,7 +75,7 @@ async def describe(year: Year = sort.each) -> str:
 
 
 # Waits, without a slot and over restarts, until somebody answers.
-editor = dag.approval("editor", depends_on=describe, description="May this be printed?")
+editor: Task[Approval] = dag.approval("editor", depends_on=describe, description="May this be printed?")
 
 
 @dag.branch

@@ -35,7 +35,7 @@ class RunTables:
         self.instances: dict[InstanceKey, InstanceRow] = {}
         self.entries: dict[InstanceKey, dict[_Slot, tuple[EntryRow, bytes]]] = {}
         self.log: list[Event] = []
-        self.streams = StreamTables()
+        self.streams: StreamTables = StreamTables()
 
     def empty(self) -> int:
         """Delete all but the row, and return how many entries there were."""

@@ -73,7 +73,7 @@ class RunBook:
         self._open: dict[InstanceKey, int] = {}
         self._succeeded: dict[InstanceKey, int] = {}
         self._last_failed: dict[InstanceKey, int] = {}
-        self.waiting = Waiting()
+        self.waiting: Waiting = Waiting()
         """Who of the run waits for a value of the run."""
 
     @property

@@ -89,13 +89,13 @@ class Channel:
         """Know nothing of it yet."""
         self.producer = producer
         self.key = key
-        self.is_known = False
-        self.generation = 0
-        self.is_numbered = False
-        self.attempt = 0
+        self.is_known: bool = False
+        self.generation: int = 0
+        self.is_numbered: bool = False
+        self.attempt: int = 0
         # Invariant: committed <= accepted.
-        self.accepted = 0
-        self.committed = 0
+        self.accepted: int = 0
+        self.committed: int = 0
         self.failure: DagrelayError | None = None
         self.places: dict[InstanceKey, ReaderPlace] = {}
         self.chunk_items: int = max(1, min(_CHUNK_ITEMS, limits.max_stream_window_items // 4))
