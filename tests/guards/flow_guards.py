@@ -200,12 +200,28 @@ FLOW_GUARDS: tuple[Guard, ...] = (
         name="acknowledgement with its writes",
         promise="G4: an item is acknowledged in the transaction that stores what was written for it",
         file="xcom/consuming.py",
-        safe="        self._streams.broker.accept(Request(self._operation(place, entries), self._streams.book, size, reply))\n",
-        unsafe="        self._streams.broker.accept(Request(self._operation(place), self._streams.book))\n"
-        "        self._streams.broker.accept(Request(self._operation(place, entries), self._streams.book, size, reply))\n",
+        safe="            streams.broker.accept(Request(self._operation(place, entries), streams.book, size, reply))\n",
+        unsafe="            streams.broker.accept(Request(self._operation(place), streams.book))\n"
+        "            streams.broker.accept(Request(self._operation(place, entries), streams.book, size, reply))\n",
         tests=(
             "tests/runtime/test_streaming_faults.py::test_a_batch_holds_the_items_of_a_moment_and_each_acknowledgement_its_writes",
         ),
+    ),
+    Guard(
+        name="an attempt that is over waits for nothing",
+        promise="G7: a context that is kept beyond its run does not hang",
+        file="xcom/task_xcom.py",
+        safe="self._check_writable()\n        index, key = self._waitable_index(task), check_key(key)\n",
+        unsafe="self._check_thread()\n        index, key = self._waitable_index(task), check_key(key)\n",
+        tests=("tests/runtime/test_after_the_end.py::test_a_kept_context_writes_nothing_and_reads_until_its_runtime_is_left",),
+    ),
+    Guard(
+        name="what was not accepted is not seen",
+        promise="G4: whoever goes on with a run does not find what was to be stored with an acknowledgement that was refused",
+        file="xcom/consuming.py",
+        safe="                streams.broker.cache.drop(self._instance, TASK_LIFETIME, entry)\n            raise\n",
+        unsafe="                pass\n            raise\n",
+        tests=("tests/runtime/test_streaming_faults.py::test_writes_for_an_item_are_forgotten_with_a_refused_acknowledgement",),
     ),
     Guard(
         name="a number names one item",

@@ -585,8 +585,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         name="who starts after a task runs again with it",
         promise="a fork has no reader of a stream that has begun anew since",
-        file="runtime/forking.py",
-        safe=", *plan.followers.get(index, ())):",
+        file="engine/recovery.py",
+        safe=", *plan.followers.get(above, ())):",
         unsafe=",):",
         tests=("tests/runtime/test_forking.py::test_who_starts_after_a_task_runs_again_with_it",),
     ),

@@ -44,7 +44,7 @@ READ = {
 
 
 def writing(xcom: TaskXCom) -> Doors:
-    """Return every door through which a handler writes."""
+    """Return every door through which a handler writes, and the one where it would wait for what only a run under way brings."""
     return {
         "push": partial(xcom.push, "k", 2),
         "push for the task": partial(xcom.push, "k", 2, lifetime="task"),
@@ -52,6 +52,7 @@ def writing(xcom: TaskXCom) -> Doors:
         "push_many": partial(xcom.push_many, {"k": 2, "l": 3}),
         "push nothing": partial(xcom.push_many, {}),
         "delete": partial(xcom.delete, "k"),
+        "wait": partial(xcom.wait, "asks", "nothing"),
     }
 
 

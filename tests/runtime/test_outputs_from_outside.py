@@ -138,6 +138,8 @@ async def test_a_plan_that_says_nothing_is_damage(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(store, "load_run", load_damaged)
         with pytest.raises(StoreCorruptError, match="the plan of run 'r' can't be understood"):
             await runtime.xcom.pull_outputs("r", "never", default=0)
+        with pytest.raises(StoreCorruptError, match="the plan of run 'r' can't be understood"):
+            await runtime.provide("r", "gate", 1)
 
 
 # ------------------------------------------------------------------------------------------------------------- templates

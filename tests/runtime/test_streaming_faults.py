@@ -168,6 +168,36 @@ async def test_what_a_failed_attempt_wrote_for_the_item_in_hand_is_not_stored() 
     assert TASK_LIFETIME == -1
 
 
+async def test_writes_for_an_item_are_forgotten_with_a_refused_acknowledgement() -> None:
+    """The store fails while the last item is in hand; whoever goes on with the run does not find what was to go with it."""
+    store, dag, seen = FaultyStore(MemoryStore()), DAG("d"), list[tuple[object, object]]()
+
+    @dag.task
+    async def load(ctx: TaskContext) -> None:
+        await ctx.xcom.append("rows", 7)
+
+    @dag.task(after_start=[load])
+    async def use(ctx: TaskContext) -> None:
+        before = await ctx.xcom.pull_own("last", default=None)
+        async for item in ctx.xcom.stream(load, "rows", resume=True):
+            seen.append((before, item))
+            await ctx.xcom.push("last", item, lifetime="task")
+            if len(seen) == 1:
+                store.fail(StoreFullError("full"), for_ever=True)
+                with pytest.raises(StoreError):
+                    await ctx.xcom.push("other", 1)
+
+    async with Runtime(store) as runtime:
+        with pytest.raises((StoreError, RunInterruptedError)):
+            await runtime.run(dag, run_id="r")
+        store.heal()
+        result = await runtime.run(dag, run_id="r")
+        assert await runtime.xcom.pull("r", "use", "last") == 7
+        assert result.state == "success"
+
+    assert seen == [(None, 7), (None, 7)]
+
+
 async def test_readers_and_producers_of_a_store_that_fails_are_not_blamed() -> None:
     """Whoever waits is told, and the run can go on."""
     for kind in (AppendItems, AckItems):

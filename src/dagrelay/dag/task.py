@@ -236,7 +236,7 @@ def outside_handler(as_type: Any) -> Callable[[], Coroutine[Any, Any, Any]]:
     """Return what stands in the place of a handler where the value comes from outside: it has the value's type, and no use."""
 
     async def value_from_outside() -> Any:
-        raise NotImplementedError("its value comes from outside, by runtime.provide()")
+        raise TypeError("it has no handler to call: its value comes from outside, by runtime.provide()")
 
     value_from_outside.__annotations__["return"] = as_type
     value_from_outside.__doc__ = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dagrelay.cancellation import to_its_end
-from dagrelay.dag.plan import OUTSIDE_KINDS, parse_body, parse_leaders
-from dagrelay.errors import RunStateError, StoreCorruptError, TaskNotFoundError
+from dagrelay.dag.plan import OUTSIDE_KINDS
+from dagrelay.errors import RunStateError, TaskNotFoundError
 from dagrelay.model.states import RunState, TaskState
 from dagrelay.runtime.history import unknown_run
 from dagrelay.runtime.leftovers import forget_given, settle
 from dagrelay.runtime.providing import provide
 from dagrelay.stores.operations import NoteMessage, ReopenRun, SetRunState
+from dagrelay.stores.plans import stored_leaders, stored_tasks
 
 if TYPE_CHECKING:
     from dagrelay.runtime.runs import Runs
@@ -95,7 +96,7 @@ async def clear_stored(services: Services, image: RunImage, task_id: str, messag
     )
     seq = book.next_seq(1 + len(clear))
     reopen = ReopenRun(run_id=run.run_id, plan=None, clear=clear, at_us=now_us(), seq=seq, message_id=message_id)
-    outside = {name for name, kind, _ in parse_body(image.plan.body) if kind in OUTSIDE_KINDS}
+    outside = {name for name, kind, _ in stored_tasks(services.store.name, image) if kind in OUTSIDE_KINDS}
     forget = forget_given(book, image, clear, outside, at_us=now_us())
     rest = SetRunState(run_id=run.run_id, state=RunState.INTERRUPTED, at_us=now_us(), seq=book.next_seq())
     # In one transaction as a rule; between two, a crash leaves the run running on record, which the next owner finds interrupted.
@@ -105,10 +106,7 @@ async def clear_stored(services: Services, image: RunImage, task_id: str, messag
 def _downstream(image: RunImage, task_id: str, store: str) -> set[str]:
     """Return a task and all that is downstream of it or follows it, by the stored plan, which is in topological order."""
     run = image.stored.run
-    try:
-        tasks, leaders = parse_body(image.plan.body), parse_leaders(image.plan.body)
-    except (LookupError, ValueError, TypeError, RecursionError) as error:
-        raise StoreCorruptError(store, f"the plan of run {run.run_id!r} can't be understood: {error!r}") from error
+    tasks, leaders = stored_tasks(store, image), stored_leaders(store, image)
     if task_id not in {each for each, _, _ in tasks}:
         raise TaskNotFoundError(run.dag_id, task_id)
     again = {task_id}

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from dagrelay.dag.params import check_param_types, complete_params
+from dagrelay.engine.recovery import downstream_closure
 from dagrelay.errors import StoreError, TaskNotFoundError
 from dagrelay.model.records import FORK_TAG
 from dagrelay.model.states import ENDED_TASK_STATES, TaskState
@@ -38,15 +39,7 @@ def run_again(plan: Plan, from_task: str) -> set[int]:
     """
     if from_task not in plan.index:
         raise TaskNotFoundError(plan.dag_id, from_task, get_close_matches(from_task, plan.task_ids))
-    seen = {plan.index[from_task]}
-    pending = list(seen)
-    while pending:
-        index = pending.pop()
-        for other in (*plan.downstream[index], *plan.followers.get(index, ())):
-            if other not in seen:
-                seen.add(other)
-                pending.append(other)
-    return seen
+    return set(downstream_closure(plan, plan.index[from_task]))
 
 
 async def fork(

@@ -86,7 +86,7 @@ async def create(services: Services, plan: Plan, params: Mapping[str, Any], *, r
     )
     await services.broker.write(operation, book)
     machine = RunMachine(plan, max_interruptions=services.limits.max_interruptions)
-    return _scheduler(services, plan, book, machine, ends={}, element_ends={}, params=plain, created_us=created_us)
+    return _scheduler(services, book, machine, ends={}, element_ends={}, params=plain, created_us=created_us)
 
 
 async def reopen(
@@ -164,7 +164,6 @@ def go_on(services: Services, plan: Plan, book: RunBook, image: RunImage, cleare
     element_ends = element_ends_of(plan, image.instances)
     return _scheduler(
         services,
-        plan,
         book,
         machine,
         ends=ends,
@@ -198,7 +197,6 @@ def check_plan(services: Services, plan: Plan, image: RunImage, cleared: Contain
 
 def _scheduler(
     services: Services,
-    plan: Plan,
     book: RunBook,
     machine: RunMachine,
     *,
@@ -209,7 +207,7 @@ def _scheduler(
     is_fork: bool = False,
 ) -> Scheduler:
     data = RunData(
-        plan=plan,
+        plan=machine.plan,
         book=book,
         broker=services.broker,
         store=services.store,

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from dagrelay.dag.plan import OUTSIDE_KINDS, TaskKind, parse_body
+from dagrelay.dag.plan import OUTSIDE_KINDS, TaskKind
 from dagrelay.errors import RunStateError, StoreReadOnlyError, TaskNotFoundError
 from dagrelay.ids import check_run_id, check_task_id
 from dagrelay.model.missing import MISSING
 from dagrelay.model.records import Approval, InstanceKey
 from dagrelay.runtime.history import unknown_run
 from dagrelay.stores.operations import RETURN_VALUE, Provide
+from dagrelay.stores.plans import stored_tasks
 
 if TYPE_CHECKING:
     from dagrelay.dag.plan import Plan
@@ -42,6 +43,7 @@ async def provide(
         XComConflictError: it has ended, or was given one already.
         XComTypeError: the value is not of the task's type.
         XComSerializationError: it can't be stored exactly.
+        StoreCorruptError: the stored plan is none.
 
     Cancellation: once the call has begun to wait, the value may be stored all the same.
     """
@@ -70,7 +72,7 @@ async def _type_of(services: Services, run_id: str, task_id: str, plan: Plan | N
     image = await services.store.load_run(run_id)
     if image is None:
         raise await unknown_run(services.store, run_id)
-    kinds = {known_id: kind for known_id, kind, _ in parse_body(image.plan.body)}
+    kinds = {known_id: kind for known_id, kind, _ in stored_tasks(services.store.name, image)}
     if task_id not in kinds:
         raise TaskNotFoundError(image.stored.run.dag_id, task_id, get_close_matches(task_id, kinds))
     _check_kind(run_id, task_id, kinds[task_id], image.stored.run.state)

@@ -17,8 +17,9 @@ from dagrelay.xcom.waiting import Waiter
 
 if TYPE_CHECKING:
     from dagrelay.serializers.base import Serializer
+    from dagrelay.xcom.attempt_facts import AttemptFacts
     from dagrelay.xcom.channel import Channel
-    from dagrelay.xcom.streams import RunStreams, StreamingAttempt
+    from dagrelay.xcom.streams import RunStreams
 
 __all__ = ("StreamWriter",)
 
@@ -46,7 +47,7 @@ class StreamWriter:
         serializer: what encodes its items.
     """
 
-    def __init__(self, streams: RunStreams, channel: Channel, attempt: StreamingAttempt, serializer: Serializer) -> None:
+    def __init__(self, streams: RunStreams, channel: Channel, attempt: AttemptFacts, serializer: Serializer) -> None:
         """Set up; the stream is looked for with the first item."""
         self._streams = streams
         self._channel = channel

@@ -10,7 +10,8 @@ from dagrelay.errors import NotUpstreamError, RuntimeClosedError, StaleAttemptEr
 
 if TYPE_CHECKING:
     from dagrelay.dag.task import Task
-    from dagrelay.xcom.run_data import AttemptFacts, RunData
+    from dagrelay.xcom.attempt_facts import AttemptFacts
+    from dagrelay.xcom.run_data import RunData
     from dagrelay.xcom.streaming import AttemptStreams
 
 __all__ = ("Bound",)

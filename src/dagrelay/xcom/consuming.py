@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from dagrelay.model.records import InstanceKey
     from dagrelay.stores.operations import NewEntry
     from dagrelay.stores.stream_records import StreamChunk, StreamPosition
+    from dagrelay.xcom.attempt_facts import AttemptFacts
     from dagrelay.xcom.channel import Channel
-    from dagrelay.xcom.streams import RunStreams, StreamingAttempt
+    from dagrelay.xcom.streams import RunStreams
 
 __all__ = ("HeldWrites", "Reading", "XComStream")
 
@@ -168,7 +169,7 @@ class Reading:
         streams: RunStreams,
         channel: Channel,
         instance: InstanceKey,
-        attempt: StreamingAttempt,
+        attempt: AttemptFacts,
         *,
         held: HeldWrites,
         as_type: Any,
@@ -389,10 +390,19 @@ class Reading:
     async def _acknowledge_with_writes(self, place: ReaderPlace) -> None:
         """Store the position and what was written for the items before it, in one transaction."""
         self._attempt.ensure_started()
-        size, entries = self._held.size, self._held.take()
         reply: Reply[int] = Reply()
-        self._streams.broker.accept(Request(self._operation(place, entries), self._streams.book, size, reply))
+        self._hand_over(place, reply)
         await reply.wait()
+
+    def _hand_over(self, place: ReaderPlace, reply: Reply[int] | None = None) -> None:
+        """Have the position stored with what is held; what is not accepted after all is not seen any longer either."""
+        streams, size, entries = self._streams, self._held.size, self._held.take()
+        try:
+            streams.broker.accept(Request(self._operation(place, entries), streams.book, size, reply))
+        except DagrelayError:
+            for entry in entries:
+                streams.broker.cache.drop(self._instance, TASK_LIFETIME, entry)
+            raise
 
     def end(self, state: TaskState) -> None:
         """Have the last position stored, ahead of the attempt's outcome; a success acknowledges what is in hand."""
@@ -404,8 +414,7 @@ class Reading:
         if self.has_item_in_hand and is_current and state is TaskState.SUCCESS:
             place.next_seq = self._next_seq
         if is_current and (self._acked != (place.generation, place.next_seq) or (self.has_item_in_hand and self._held)):
-            size, entries = self._held.size, self._held.take()
-            self._streams.broker.accept(Request(self._operation(place, entries), self._streams.book, size))
+            self._hand_over(place)
         self.has_item_in_hand = False
         if state in ENDED_TASK_STATES:
             self._channel.finish(self._instance)

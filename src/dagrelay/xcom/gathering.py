@@ -5,10 +5,11 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from dagrelay.dag.plan import TaskKind, parse_body
-from dagrelay.errors import StoreCorruptError, XComTypeError
+from dagrelay.dag.plan import TaskKind
+from dagrelay.errors import XComTypeError
 from dagrelay.model.records import InstanceKey
 from dagrelay.stores.base import Lookup
+from dagrelay.stores.plans import stored_tasks
 from dagrelay.xcom.absent import not_found
 
 if TYPE_CHECKING:
@@ -96,9 +97,6 @@ async def _check_mapped(store: Store, whole: InstanceKey) -> None:
     image = await store.load_run(run_id)
     if image is None:
         return
-    try:
-        kinds = {known_id: kind for known_id, kind, _ in parse_body(image.plan.body)}
-    except (LookupError, ValueError, TypeError, RecursionError) as error:
-        raise StoreCorruptError(store.name, f"the plan of run {run_id!r} can't be understood: {error!r}") from error
+    kinds = {known_id: kind for known_id, kind, _ in stored_tasks(store.name, image)}
     if kinds.get(task_id, TaskKind.MAPPED) is not TaskKind.MAPPED:
         raise XComTypeError(f"task {task_id!r} of run {run_id!r} is not mapped and has no list of outputs; use pull()", path="")

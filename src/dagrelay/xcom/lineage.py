@@ -7,8 +7,8 @@
     read    = [task, attempt, key, map_index, run]     what stands at the end and is usual is left away
 
 The usual key is `return_value`, the usual place none, the usual run the reader's own. The key of a stream stands in a list of its
-own. The attempt is the slot of the entry: 0 for
-one from outside, -1 for one kept over attempts, null for what all elements of a mapped task have, which is one read.
+own. The attempt is the slot of the entry: 0 for one from outside, -1 for one kept over attempts, null for what all elements of a
+mapped task have, which is one read.
 
 A fork begins with rows that are copied as they are. Those without its run id are not its own: what they read, and what is read of
 them, is the run's that they were copied from.

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from dagrelay.dag.task import Task
     from dagrelay.model.records import XComEntry
-    from dagrelay.xcom.run_data import AttemptFacts, RunData
+    from dagrelay.xcom.attempt_facts import AttemptFacts
+    from dagrelay.xcom.run_data import RunData
 
 __all__ = ("OtherRun",)
 

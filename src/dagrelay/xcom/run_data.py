@@ -1,9 +1,9 @@
-"""What the attempts of a run share to reach its values, and what `ctx.xcom` asks of the attempt it is bound to."""
+"""What the attempts of a run share to reach its values."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -12,8 +12,7 @@ from dagrelay.model.records import InstanceKey
 from dagrelay.xcom.streams import RunStreams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Callable, Mapping, Sequence
 
     from dagrelay.dag.plan import Plan
     from dagrelay.model.states import TaskState
@@ -22,42 +21,7 @@ if TYPE_CHECKING:
     from dagrelay.xcom.broker import Broker
     from dagrelay.xcom.door import Door
 
-__all__ = ("AttemptFacts", "RunData")
-
-
-class AttemptFacts(Protocol):
-    """What `ctx.xcom` asks of the attempt it is bound to."""
-
-    @property
-    def number(self) -> int:
-        """The attempt's number, from 1."""
-        ...
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it timed out, was cancelled or has ended."""
-        ...
-
-    @property
-    def has_time_limit(self) -> bool:
-        """Whether it may go on by itself though what it waits for never comes, so that it is not stuck."""
-        ...
-
-    def ensure_started(self) -> None:
-        """Have its start recorded before anything it writes."""
-        ...
-
-    def parked(self, *, keeps_room: bool = ...) -> AbstractAsyncContextManager[None]:
-        """Hold no slot inside, or leave it to other runs only; leaving it waits for one."""
-        ...
-
-    def note_reads(self, texts: Iterable[str]) -> None:
-        """Have reads stored with its outcome, as texts made by `lineage.read_text`."""
-        ...
-
-    def restart(self) -> None:
-        """End it, so that another attempt begins at once; it uses up no retry."""
-        ...
+__all__ = ("RunData",)
 
 
 def _streams(data: RunData) -> RunStreams:

@@ -13,7 +13,8 @@ from dagrelay.xcom.consuming import HeldWrites, Reading, XComStream
 if TYPE_CHECKING:
     from dagrelay.model.records import InstanceKey
     from dagrelay.serializers.base import Serializer
-    from dagrelay.xcom.streams import RunStreams, StreamingAttempt
+    from dagrelay.xcom.attempt_facts import AttemptFacts
+    from dagrelay.xcom.streams import RunStreams
 
 __all__ = ("AttemptStreams",)
 
@@ -28,7 +29,7 @@ class AttemptStreams:
         serializer: what encodes the items it appends.
     """
 
-    def __init__(self, streams: RunStreams, instance: InstanceKey, attempt: StreamingAttempt, serializer: Serializer) -> None:
+    def __init__(self, streams: RunStreams, instance: InstanceKey, attempt: AttemptFacts, serializer: Serializer) -> None:
         """Take part from now on."""
         self._streams = streams
         self._instance = instance

@@ -13,56 +13,21 @@ from dagrelay.stores.stream_records import StreamQuery
 from dagrelay.xcom.channel import Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Sequence
 
     from dagrelay.dag.plan import Plan
     from dagrelay.model.records import InstanceKey
     from dagrelay.stores.base import Store
     from dagrelay.stores.stream_records import StreamPage
+    from dagrelay.xcom.attempt_facts import AttemptFacts
     from dagrelay.xcom.book import RunBook
     from dagrelay.xcom.broker import Broker
     from dagrelay.xcom.door import Door
     from dagrelay.xcom.waiting import Waiter
 
-__all__ = ("RunStreams", "StreamingAttempt", "TakingPart")
+__all__ = ("RunStreams", "TakingPart")
 
 _LIKENESS: Final = 0.75
-
-
-class StreamingAttempt(Protocol):
-    """What a stream asks of an attempt that takes part in it."""
-
-    @property
-    def number(self) -> int:
-        """The attempt's number, from 1."""
-        ...
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it timed out, was cancelled or has ended."""
-        ...
-
-    @property
-    def has_time_limit(self) -> bool:
-        """Whether it ends by itself after some time."""
-        ...
-
-    def ensure_started(self) -> None:
-        """Have its start recorded before anything it writes."""
-        ...
-
-    def parked(self, *, keeps_room: bool = ...) -> AbstractAsyncContextManager[None]:
-        """Give its slot back for as long as it waits, or leave it to other runs only."""
-        ...
-
-    def note_reads(self, texts: Iterable[str]) -> None:
-        """Have reads stored with its outcome."""
-        ...
-
-    def restart(self) -> None:
-        """End it, so that another attempt begins at once, for no fault of its own."""
-        ...
 
 
 class TakingPart(Protocol):
@@ -192,7 +157,7 @@ class RunStreams:
             return True
         return False
 
-    async def rest(self, waiter: Waiter, attempt: StreamingAttempt, *, is_idle: bool) -> None:
+    async def rest(self, waiter: Waiter, attempt: AttemptFacts, *, is_idle: bool) -> None:
         """Wait, without a slot, until a waiter is woken.
 
         Args:

@@ -64,10 +64,11 @@ class TaskXCom(TaskPulls, TaskPushes, TaskStreams, TaskHistory):
             XComWaitTimeoutError: it did not come in time.
             NotUpstreamError: the DAG has no such task.
             XComTypeError: the value is not of the type.
+            StaleAttemptError: this attempt is over, and perhaps its run, so that nothing might wake who waits.
 
         Cancellation: nothing is left behind.
         """
-        self._check_thread()
+        self._check_writable()
         index, key = self._waitable_index(task), check_key(key)
         if as_type is MISSING and isinstance(task, Task) and key == RETURN_VALUE:
             as_type = self._data.plan.tasks[index].return_type

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
@@ -73,14 +74,14 @@ def summary(events: Sequence[Event]) -> list[tuple[int, str]]:
     return gists
 
 
-class StoreContract:
+class StoreContract(ABC):
     """A store to be tested; each test gets a place of its own."""
 
     pytestmark: ClassVar[pytest.MarkDecorator] = pytest.mark.anyio
 
+    @abstractmethod
     def make_store(self, place: Path) -> Store:
         """Return an unopened store whose data belong to `place`: called again, one that finds what an earlier one left there."""
-        raise NotImplementedError
 
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[Store]:
