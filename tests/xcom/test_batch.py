@@ -64,13 +64,14 @@ def test_operations_tell_what_they_store() -> None:
 
 
 def test_runs_of_little_come_before_those_that_flood() -> None:
-    """In batches of their own; in each run the order stays, and history is pruned after all of them."""
+    """In batches of their own; in each run the order stays, and history is pruned with the end after which it was asked for."""
     flood, small = Story("flood"), Story("small")
     put = [Request(flood.put("a", {"k": b"x"}), None, 40_000) for _ in range(4)]
     own = [Request(small.start("a"), None), Request(small.finish("a"), None, 10), Request(small.end(), None)]
+    ends = [Request(flood.end(), None), Request(flood.prune(5), None)]
     prune = Request(small.prune(5), None)
-    drained: list[Message] = [put[0], own[0], put[1], own[1], own[2], prune, put[2], put[3]]
-    assert list(batches_of(drained, is_shared=True)) == [own, [put[0], put[1], prune, put[2]], [put[3]]]
+    drained: list[Message] = [put[0], own[0], put[1], own[1], own[2], prune, put[2], put[3], *ends]
+    assert list(batches_of(drained, is_shared=True)) == [[*own, prune], put[:3], [put[3], *ends]]
     assert list(batches_of(drained)) == [drained]
 
 

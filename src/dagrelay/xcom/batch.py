@@ -41,7 +41,7 @@ _SHARED_BATCH_BYTES: Final = 128 * 1024
 _LIGHT_BYTES: Final = 64 * 1024
 """What a run may hand in at once and still have its turn before others that hand in more."""
 _OF_ONE_RUN: Final = frozenset({FinishAttempt, StartAttempt, MarkInstance, PutEntries, CreateRun, SetRunState, PruneRuns})
-"""Operations that depend on nothing of any other run, but for the pruning, which comes last."""
+"""Operations that depend on nothing of any other run, but for pruning: it goes with the end of a run that it follows."""
 
 
 @attrs.define(eq=False)
@@ -112,13 +112,14 @@ class Turns:
             is_shared: whether several runs write; with one alone all keeps its order.
         """
         last = self._runs_of_much(messages) if is_shared else None
+        queue = self._rest
         for message in messages:
-            run_id = run_id_of(message.operation) if isinstance(message, Request) else None
-            if last is None or run_id in last or run_id in self._in_rest:
-                self._rest.append(message)
+            run_id = _run_id_of(message)
+            if run_id is not None or last is None:  # Else it prunes, and goes where the end before it went.
+                queue = self._rest if last is None or run_id in last or run_id in self._in_rest else self._light
+            queue.append(message)
+            if queue is self._rest:
                 self._in_rest[run_id] += 1
-            else:
-                self._light.append(message)
 
     def _runs_of_much(self, messages: list[Message]) -> set[str | None] | None:
         """Return the runs whose messages come last; None if all are to keep their order."""
@@ -127,8 +128,7 @@ class Turns:
             if not isinstance(message, Request) or type(message.operation) not in _OF_ONE_RUN:
                 return None  # It may be about what stands before it, of whatever run.
             sizes[run_id_of(message.operation)] += message.size
-        # History is pruned behind all ends of runs.
-        return {run_id for run_id, size in sizes.items() if size > _LIGHT_BYTES} | {None}
+        return {run_id for run_id, size in sizes.items() if size > _LIGHT_BYTES}
 
     def next(self, *, is_shared: bool) -> list[Message]:
         """Return the next batch: at most so many operations, and bytes (or one operation that has more).
@@ -151,10 +151,14 @@ class Turns:
         return batch
 
     def _forget(self, message: Message) -> None:
-        run_id = run_id_of(message.operation) if isinstance(message, Request) else None
+        run_id = _run_id_of(message)
         self._in_rest[run_id] -= 1
         if not self._in_rest[run_id]:
             del self._in_rest[run_id]
+
+
+def _run_id_of(message: Message) -> str | None:
+    return run_id_of(message.operation) if isinstance(message, Request) else None
 
 
 def entries_of(operation: Operation) -> Iterator[tuple[InstanceKey, int, NewEntry]]:
