@@ -10,7 +10,7 @@ import pytest
 
 from dagrelay import DAG, InvalidIdError, RunNotFoundError, Runtime, Skip, SqliteStore, TaskContext, TaskStatistics, each
 from dagrelay.runtime.environment import Environment
-from tests.runtime.probes import Probe, chain_of, retried
+from tests.runtime.probes import PATIENCE_S, Probe, chain_of, retried
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,10 @@ async def test_interruptions_and_retries_by_hand_are_no_retries(open_store: Call
     async with Runtime(open_store(), on_exit="interrupt") as runtime:
         await runtime.start(dag, run_id="r")
         await probe.reach("b")
-        first, second = await runtime.task_statistics("chain")
+        with anyio.fail_after(PATIENCE_S):  # Nobody waits for the record of a start.
+            while len(told := await runtime.task_statistics("chain")) < 2:
+                pass
+        second = told[1]
         assert (second.task_id, second.runs, second.attempts, second.p50_s) == ("b", 1, 1, None)
         assert (second.failure_rate, second.retry_rate) == (0.0, 0.0)
     probe.let_go("b")
