@@ -427,6 +427,74 @@ async def test_an_append_that_waits_for_the_disk_lends_its_slot_to_other_runs_on
         await other.result()
 
 
+async def test_an_item_is_not_acknowledged_by_a_result_there_is_no_room_for() -> None:
+    """Not even where another took the rest of the run's budget only while the result waited for the disk."""
+    store, seen, size = FaultyStore(MemoryStore()), list[str](), 400
+    dag, doors = DAG("d"), {name: anyio.Event() for name in ("fill", "one", "two")}
+
+    @dag.task
+    async def load(ctx: TaskContext) -> None:
+        await ctx.xcom.append("rows", 1)
+
+    @dag.task
+    async def fill() -> str:
+        await doors["fill"].wait()
+        return "x" * 110
+
+    async def use(ctx: TaskContext) -> str:
+        async for _ in ctx.xcom.stream(load, "rows", resume=True):
+            seen.append(ctx.task_id)
+            await doors[ctx.task_id].wait()
+            return "x" * size
+        return "none left"
+
+    for name in ("one", "two"):
+        dag.add(use, id=name, depends_on=load)
+    async with Runtime(store, limits=Limits(max_pending_bytes=100, max_run_xcom_bytes=900)) as runtime:
+        handle = await runtime.start(dag, run_id="r")
+        await anyio.wait_all_tasks_blocked()
+        store.writes.shut()
+        for door in doors.values():
+            door.set()
+            await anyio.wait_all_tasks_blocked()
+        store.writes.open()
+        with pytest.raises(RunFailedError) as failed:
+            await handle.result()
+        ((late, cause),) = causes(failed).items()
+        assert isinstance(cause, XComTooLargeError)
+        size = 4
+        await runtime.retry("r", late, dag)
+
+    assert sorted(seen) == sorted(["one", "two", late])
+
+
+async def test_a_result_and_what_was_written_for_an_item_share_the_budget() -> None:
+    """Each alone would have room; a result that has none beside the writes leaves the item unacknowledged."""
+    dag, seen, size = DAG("d"), list[int](), 400
+
+    @dag.task
+    async def load(ctx: TaskContext) -> None:
+        await ctx.xcom.append("rows", 1)
+
+    @dag.task(depends_on=load)
+    async def use(ctx: TaskContext) -> str:
+        async for item in ctx.xcom.stream(load, "rows", resume=True):
+            seen.append(item)
+            await ctx.xcom.push("state", "x" * 400, lifetime="task")
+            return "x" * size
+        return "none left"
+
+    async with Runtime(MemoryStore(), limits=Limits(max_run_xcom_bytes=600)) as runtime:
+        with pytest.raises(RunFailedError) as failed:
+            await runtime.run(dag, run_id="r")
+        assert isinstance(causes(failed)["use"], XComTooLargeError)
+        size = 4
+        await runtime.retry("r", "use", dag)
+        assert await runtime.xcom.pull("r", "use", "state") == "x" * 400
+
+    assert seen == [1, 1]
+
+
 # ----------------------------------------------------------------------------------------------- readers begin again
 
 

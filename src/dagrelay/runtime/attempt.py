@@ -342,19 +342,25 @@ class Attempt:
                 serializer=task.serializer,
                 declared=MISSING if isinstance(task.return_type, str) else task.return_type,
             )
-        size = 0
+        size = data.streams.flush(self.instance)  # A success that has no room must not have acknowledged anything.
         for entry in entries:
             size += len(entry.value)
         if data.broker.is_congested or (size and data.book.is_over_budget(size)):
             self._suspended()
+            await self._wait_for_room_for(size)
+            # Others have moved the timeline on meanwhile.
+            entries = placed(data.book, entries)
+        return self._outcome(TaskState.SUCCESS, entries=entries, follows=follows)
+
+    async def _wait_for_room_for(self, size: int) -> None:
+        """Wait until a value can be handed in; while it waits others may take what was left of the budget."""
+        data = self.run.data
+        while data.broker.is_congested or (size and data.book.is_over_budget(size)):
             if size:
                 await data.broker.make_budget(data.book, size)
             if data.broker.is_congested:
                 async with self.parked(keeps_room=True):
                     await data.broker.wait_for_room()
-            # Others have moved the timeline on meanwhile.
-            entries = placed(data.book, entries)
-        return self._outcome(TaskState.SUCCESS, entries=entries, follows=follows)
 
     # ------------------------------------------------------------------------------------------------------ judging
 

@@ -65,11 +65,16 @@ class AttemptStreams:
         self._readings.append(reading)
         return XComStream(reading)
 
+    def flush(self) -> int:
+        """Send what was appended, and return the bytes that are held for the item in hand."""
+        for writer in self._writers.values():
+            writer.flush()
+        return self.held.size
+
     def end(self, state: TaskState) -> None:
         """Settle everything, ahead of the attempt's outcome."""
         if state is not TaskState.SUCCESS:
             self.held.drop()
-        for writer in self._writers.values():
-            writer.flush()
+        self.flush()
         for reading in self._readings:
             reading.end(state)

@@ -33,6 +33,10 @@ _LIKENESS: Final = 0.75
 class TakingPart(Protocol):
     """What one attempt has under way in streams."""
 
+    def flush(self) -> int:
+        """Send what it has appended, and return the bytes of what a success would store beside."""
+        ...
+
     def end(self, state: TaskState) -> None:
         """Settle it, as the attempt ends with this state."""
         ...
@@ -185,6 +189,14 @@ class RunStreams:
     def begin_attempt(self, instance: InstanceKey, part: TakingPart) -> None:
         """Note that an attempt takes part."""
         self._attempts[instance] = part
+
+    def flush(self, instance: InstanceKey) -> int:
+        """Send what an attempt has appended, and return the bytes of what its success would store beside its outcome."""
+        part = self._attempts.get(instance)
+        try:
+            return 0 if part is None else part.flush()
+        except DagrelayError:
+            return 0  # As below.
 
     def end_attempt(self, instance: InstanceKey, state: TaskState) -> None:
         """Settle what an attempt has under way, ahead of its outcome; harmless for one that has nothing."""
