@@ -7,13 +7,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from statistics import quantiles
 from typing import TYPE_CHECKING, Final
 
-import anyio
 import pytest
-
-from dagrelay import DAG, Limits, Runtime, SqliteStore, TaskContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +46,56 @@ async def main() -> None:
 
 anyio.run(main, backend=backend)
 """
+_FLOODING: Final = """
+import json, sys
+from statistics import quantiles
+from time import perf_counter
+import anyio
+from dagrelay import DAG, Limits, Runtime, TaskContext
+
+path, backend, (at_once, rounds) = sys.argv[1], sys.argv[2], map(int, sys.argv[3:])
+flood, polite = DAG("flood"), DAG("polite")
+
+async def push(ctx: TaskContext) -> None:
+    for number in range(20):
+        await ctx.xcom.push(f"k{number}", "x" * 10_000)
+
+async def small(ctx: TaskContext) -> int:
+    await ctx.xcom.push("k", 1)
+    return 1
+
+for number in range(20_000):
+    flood.add(push, id=f"t{number}")
+polite.add(small, id="small")
+
+async def percentiles(runtime: Runtime) -> tuple[float, float]:
+    took: list[float] = []
+
+    async def run() -> None:
+        for _ in range(rounds):
+            began = perf_counter()
+            await runtime.run(polite)
+            took.append(perf_counter() - began)
+
+    async with anyio.create_task_group() as task_group:
+        for _ in range(at_once):
+            task_group.start_soon(run)
+    cuts = quantiles(took, n=100, method="inclusive")
+    return cuts[49], cuts[98]
+
+async def main() -> None:
+    async with Runtime(path, limits=Limits(max_run_xcom_bytes=8 << 30), on_exit="interrupt") as runtime:
+        await percentiles(runtime)
+        alone = await percentiles(runtime)
+        handle = await runtime.start(flood)
+        while runtime.statistics().broker.operations < 5_000:
+            await anyio.sleep(0.01)
+        beside = await percentiles(runtime)
+        assert (await runtime.get_run(handle.run_id)).ended_at is None, "the flood went on all the time"
+        print(json.dumps({"alone": alone, "beside": beside}))
+
+anyio.run(main, backend=backend)
+"""
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -71,42 +117,17 @@ def test_a_million_pushes_need_no_memory(
     assert growth_mib <= 64
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.timeout(600)
-async def test_a_flooder_does_not_starve_the_polite(tmp_path: Path, is_full: bool, figure: Callable[[str], None]) -> None:
-    """Beside a run of thousands of pushing tasks, small runs take their turns: each ends while the flood goes on."""
-    rounds, size = (50, 20_000) if is_full else (5, 2_000)
-    flood, polite = DAG("flood"), DAG("polite")
-
-    async def push(ctx: TaskContext) -> None:
-        for number in range(20):
-            await ctx.xcom.push(f"k{number}", "x" * 10_000)
-
-    async def small(ctx: TaskContext) -> int:
-        await ctx.xcom.push("k", 1)
-        return 1
-
-    for number in range(size):
-        flood.add(push, id=f"t{number}")
-    polite.add(small, id="small")
-    limits = Limits(max_run_xcom_bytes=8 << 30, max_pending_bytes=1 << 20)
-    async with Runtime(SqliteStore(tmp_path / "runs.db"), limits=limits, on_exit="interrupt", grace_s=30) as runtime:
-
-        async def one() -> float:
-            began = anyio.current_time()
-            await runtime.run(polite)
-            return anyio.current_time() - began
-
-        alone = [await one() for _ in range(rounds)]
-        handle = await runtime.start(flood)
-        for _ in range(5):
-            await anyio.wait_all_tasks_blocked()
-        beside = [await one() for _ in range(rounds)]
-        assert (await runtime.get_run(handle.run_id)).ended_at is None, "the flood went on all the time"
-    if is_full:
-        p50, p99 = (_percentile(beside, share) / _percentile(alone, share) for share in (50, 99))
-        text = f"{_percentile(alone, 50) * 1e3:.1f} and {_percentile(alone, 99) * 1e3:.1f} ms"
-        figure(f"G12 polite runs, median and p99: alone {text}; beside the flood {p50:.1f} x and {p99:.1f} x")
-
-
-def _percentile(times: list[float], share: int) -> float:
-    return quantiles(times, n=100, method="inclusive")[share - 1]
+def test_a_flooder_does_not_starve_the_polite(tmp_path: Path, backend: str, is_full: bool, figure: Callable[[str], None]) -> None:
+    """Small runs, 50 at a time, take their turns beside one of thousands of tasks that push, which goes on all the time."""
+    at_once, rounds = 50, 20 if is_full else 2
+    command = [sys.executable, "-c", _FLOODING, str(tmp_path / "runs.db"), backend, str(at_once), str(rounds)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    p50, p99 = (beside / alone for alone, beside in zip(told["alone"], told["beside"], strict=True))
+    text = " and ".join(f"{seconds * 1e3:.0f}" for seconds in told["alone"])
+    figure(f"G12 {backend}: {at_once} small runs at a time: {text} ms (median, p99); beside a flood {p50:.1f} and {p99:.1f} x")
+    if is_full:  # Too few else to tell of one in a hundred.
+        assert p99 <= 10
