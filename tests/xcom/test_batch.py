@@ -26,12 +26,12 @@ def weighing(size: int) -> Request:
 def batches_of(messages: list[Message], *, is_shared: bool = False) -> Iterator[list[Message]]:
     """Yield the batches in which messages drained at once are written."""
     turns = Turns()
-    turns.take(messages, is_shared=is_shared)
+    yield turns.next_batch(messages, is_shared=is_shared)
     while turns:
-        yield turns.next(is_shared=is_shared)
+        yield turns.next_batch([], is_shared=is_shared)
 
 
-@given(st.lists(st.integers(0, 6).map(lambda mib: mib * 1024 * 1024)))
+@given(st.lists(st.integers(0, 6).map(lambda mib: mib * 1024 * 1024), min_size=1))
 def test_batches_keep_order_and_stay_below_the_limit(sizes: list[int]) -> None:
     """Unless one message alone is larger; and no batch could have taken the next one's first."""
     messages: list[Message] = [weighing(size) for size in sizes]
@@ -80,12 +80,11 @@ def test_who_floods_keeps_his_order_over_drains() -> None:
     flood, small = Story("flood"), Story("small")
     turns = Turns()
     first: list[Message] = [Request(flood.put("a", {"k": b"x"}), None, 100_000) for _ in range(3)]
-    turns.take(first, is_shared=True)
-    assert turns.next(is_shared=True) == [first[0]]
+    assert turns.next_batch(first, is_shared=True) == [first[0]]
     later, other = Request(flood.end(), None), Request(small.start("a"), None)
-    turns.take([later, other], is_shared=True)
-    assert turns.waiting() == [other, *first[1:], later]
-    assert [turns.next(is_shared=True) for _ in range(3)] == [[other], [first[1]], [first[2], later]]
+    assert turns.next_batch([later, other], is_shared=True) == [other]
+    assert turns.waiting() == [*first[1:], later]
+    assert [turns.next_batch([], is_shared=True) for _ in range(2)] == [[first[1]], [first[2], later]]
     assert not turns
 
 

@@ -157,6 +157,8 @@ class Inputs:
     def read(self, read: Read) -> Any:
         """Return a fresh copy of a value, or MISSING; of a gathered one a list, with MISSING for elements without."""
         found = self._values.get(read)
+        if type(found) is Resident:  # As nearly always.
+            return self._decode(found.serializer, found.value)
         if found is None:
             return MISSING
         if isinstance(found, Earlier):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
 import attrs
 
@@ -77,6 +77,8 @@ class Barrier:
 
     reply: Reply[None]
     """Where to answer."""
+    size: ClassVar[int] = 0
+    """It carries nothing."""
 
 
 Message: TypeAlias = Request | Barrier
@@ -104,13 +106,22 @@ class Turns:
         """Return all that waits."""
         return [*self._light, *self._rest]
 
-    def take(self, messages: list[Message], *, is_shared: bool) -> None:
-        """Take what was drained.
+    def next_batch(self, drained: list[Message], *, is_shared: bool) -> list[Message]:
+        """Take what was drained, at most MAX_BATCH_OPERATIONS, and return the next batch.
+
+        It has as many operations at the most, and so many bytes (or one operation that has more).
 
         Args:
-            messages: it.
-            is_shared: whether several runs write; with one alone all keeps its order.
+            drained: what came out of the mailbox, in order.
+            is_shared: whether several runs write, so that each batch keeps others waiting, and is the smaller. With one alone
+                all keeps its order.
         """
+        if not is_shared and not self and sum([message.size for message in drained]) <= MAX_BATCH_BYTES:
+            return drained  # As nearly always.
+        self._take(drained, is_shared=is_shared)
+        return self._cut(_SHARED_BATCH_BYTES if is_shared else MAX_BATCH_BYTES)
+
+    def _take(self, messages: list[Message], *, is_shared: bool) -> None:
         last = self._runs_of_much(messages) if is_shared else None
         queue = self._rest
         for message in messages:
@@ -130,19 +141,13 @@ class Turns:
             sizes[run_id_of(message.operation)] += message.size
         return {run_id for run_id, size in sizes.items() if size > _LIGHT_BYTES}
 
-    def next(self, *, is_shared: bool) -> list[Message]:
-        """Return the next batch: at most so many operations, and bytes (or one operation that has more).
-
-        Args:
-            is_shared: whether several runs write, so that each batch keeps others waiting, and is the smaller.
-        """
+    def _cut(self, max_bytes: int) -> list[Message]:
         queue = self._light or self._rest
-        max_bytes = _SHARED_BATCH_BYTES if is_shared else MAX_BATCH_BYTES
         batch: list[Message] = []
         size = 0
         while queue and len(batch) < MAX_BATCH_OPERATIONS:
             message = queue[0]
-            size += message.size if isinstance(message, Request) else 0
+            size += message.size
             if batch and size > max_bytes:
                 break
             batch.append(queue.popleft())

@@ -299,8 +299,7 @@ class Broker:
             except MailboxClosed:
                 return
             is_shared = self._books.are_several_live
-            turns.take(drained, is_shared=is_shared)
-            self._in_hand = turns.next(is_shared=is_shared)
+            self._in_hand = turns.next_batch(drained, is_shared=is_shared)
             await self._commit(self._in_hand)
             self._in_hand = []
             await self._maintain()
