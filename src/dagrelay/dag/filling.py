@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dagrelay.model.policies import MissingPolicy
     from dagrelay.templates import Expression
 
-__all__ = ("Source", "fill", "fill_inputs")
+__all__ = ("Source", "converted", "fill", "fill_inputs")
 
 
 class Source(Scope, Protocol):
@@ -104,7 +104,7 @@ def fill_inputs(
                 if each.path or value is MISSING or each.read.is_gathered:
                     value = _referred(task_id, each, source, value)
                 elif each.into_type is not None:
-                    value = _converted(task_id, each.name, value, each.into_type)
+                    value = converted(task_id, each.name, value, each.into_type)
             case ContextInput():
                 value = context
             case ParamInput():
@@ -138,7 +138,7 @@ def _referred(task_id: str, each: ReferenceInput, source: Source, whole: Any) ->
         return _gathered(task_id, each, source, whole)
     value = walk(whole, each.path)
     if value is not MISSING:
-        return value if each.into_type is None else _converted(task_id, each.name, value, each.into_type)
+        return value if each.into_type is None else converted(task_id, each.name, value, each.into_type)
     if each.default is not MISSING:
         # A mapped task that never had elements has none that a default could stand in for.
         return [] if each.read.is_gathered and not each.path else copy_of(each.default)
@@ -169,7 +169,7 @@ def _gathered(task_id: str, each: ReferenceInput, source: Source, whole: Any) ->
                 raise source.read_missing(each.read, place)
     if value is MISSING:
         raise _nothing_there(task_id, each)
-    return value if each.into_type is None else _converted(task_id, each.name, value, each.into_type)
+    return value if each.into_type is None else converted(task_id, each.name, value, each.into_type)
 
 
 def _is_pair(value: object) -> bool:
@@ -190,7 +190,7 @@ def _element(task_id: str, each: ElementInput, elements: tuple[Any, ...]) -> Any
         raise XComTypeError(
             f"parameter {each.name!r} of task {task_id!r}: the element has nothing there", path=f"${format_path(each.path)}"
         )
-    return value if each.into_type is None else _converted(task_id, each.name, value, each.into_type)
+    return value if each.into_type is None else converted(task_id, each.name, value, each.into_type)
 
 
 def _param(task_id: str, each: ParamInput, params: Mapping[str, Any]) -> Any:
@@ -203,10 +203,15 @@ def _param(task_id: str, each: ParamInput, params: Mapping[str, Any]) -> Any:
 
 
 def _structured(task_id: str, name: str, value: Any, annotation: Any) -> Any:
-    return value if annotation is MISSING else _converted(task_id, name, value, structurer(annotation))
+    return value if annotation is MISSING else converted(task_id, name, value, structurer(annotation))
 
 
-def _converted(task_id: str, name: str, value: Any, into_type: Callable[[Any], Any]) -> Any:
+def converted(task_id: str, name: str, value: Any, into_type: Callable[[Any], Any]) -> Any:
+    """Return a value structured into the type of a task's parameter.
+
+    Raises:
+        XComTypeError: it is not of the type; it names the parameter.
+    """
     try:
         return into_type(value)
     except XComTypeError as error:

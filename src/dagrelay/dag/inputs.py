@@ -79,6 +79,11 @@ class ReferenceInput:
     reference: XComRef[Any]
     """The reference as it was written, for messages."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all that one entry of the run holds."""
+        return not self.path and not self.read.is_gathered and not self.read.is_previous
+
 
 @attrs.frozen(kw_only=True)
 class TemplateInput:

@@ -15,7 +15,7 @@ from dagrelay.model.missing import MISSING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from dagrelay.dag.inputs import Expansion, Input, ParamInput
+    from dagrelay.dag.inputs import Expansion, Input, ParamInput, ReferenceInput
     from dagrelay.model.policies import MissingPolicy, RetryPolicy
     from dagrelay.model.states import TriggerRule
     from dagrelay.templates import Tree
@@ -75,6 +75,8 @@ class PlannedTask:
     """What is fetched before the handler runs: all entries of the run that inputs and config read, each once."""
     earlier: tuple[Read, ...] = ()
     """What is fetched of earlier runs before the handler runs, each entry once."""
+    wholes: tuple[ReferenceInput, ...] = ()
+    """Its inputs, where each of them is the whole of one entry of the run and nothing else is read; else none."""
     expansion: Expansion | None = None
     """How a mapped task gets its elements; None for every other."""
     needs_context: bool

@@ -34,7 +34,7 @@ from dagrelay.model.states import TaskState
 from dagrelay.runtime.choices import choose
 from dagrelay.runtime.context import TaskContext
 from dagrelay.runtime.failures import error_record
-from dagrelay.runtime.inputs import Inputs, at_hand, fetch, noted
+from dagrelay.runtime.inputs import Inputs, at_hand, fetch, noted, usual_arguments, usual_texts
 from dagrelay.runtime.trampoline import drive, stack_of
 from dagrelay.stores.operations import FinishAttempt, NewEntry, StartAttempt
 from dagrelay.templates import render_tree
@@ -261,14 +261,12 @@ class Attempt:
     async def _call(self) -> Any:
         run, task = self.run, self.task
         try:
-            values: Values = {}
-            if task.reads or task.earlier:
-                values, missing = at_hand(run.data, task.reads)
-                if missing or task.earlier:
-                    self._suspended()
-                    values.update(await fetch(run.data, missing, task.earlier))
-                self._inputs_read = noted(run.data, self.index, values)
-            args, kwargs = self._fill(values)
+            usual = usual_arguments(run.data, task) if task.wholes else None
+            if usual is None:
+                args, kwargs = self._fill(await self._read_inputs())
+            else:
+                args, kwargs = (), usual
+                self._inputs_read = usual_texts(run.data, self.index)
         except DagrelayError as error:
             raise _InputError(error) from error
         if task.is_async:
@@ -281,6 +279,17 @@ class Attempt:
         if isinstance(ended, _Raised):
             raise ended.error
         return ended
+
+    async def _read_inputs(self) -> Values:
+        data, task = self.run.data, self.task
+        if not task.reads and not task.earlier:
+            return {}
+        values, missing = at_hand(data, task.reads)
+        if missing or task.earlier:
+            self._suspended()
+            values.update(await fetch(data, missing, task.earlier))
+        self._inputs_read = noted(data, self.index, values)
+        return values
 
     def _own_context(self) -> Context:
         context = self.run.context.copy()
