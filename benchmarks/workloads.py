@@ -46,6 +46,24 @@ class Workload:
         return children
 
     @property
+    def is_chain(self) -> bool:
+        """Whether every task but the first has the one before it as its only parent."""
+        return self.parents == chain(self.size)
+
+    @property
+    def layers(self) -> list[list[int]]:
+        """The tasks by how many stand one after another above them, for systems that gather a layer at a time."""
+        depths: list[int] = []
+        layers: list[list[int]] = []
+        for task, parents in enumerate(self.parents):
+            depth = 1 + max((depths[parent] for parent in parents), default=-1)
+            depths.append(depth)
+            if depth == len(layers):
+                layers.append([])
+            layers[depth].append(task)
+        return layers
+
+    @property
     def expected(self) -> int:
         """The `n` of the last task's value, worked out here, by no system."""
         values: list[Value] = []
@@ -89,7 +107,9 @@ WARM_UP: Final = Workload("warm-up", "one task", chain(1))
 WORKLOADS: Final = {
     workload.name: workload
     for workload in (
+        Workload("chain-100", "chain of 100", chain(100)),
         Workload("chain", "chain of 1,000", chain(1000)),
+        Workload("fan-100", "source -> 100 tasks -> sink", _fan(100)),
         Workload("fan", "source -> 1,000 tasks -> sink", _fan(1000)),
         Workload("layered", "20 layers of 50, three random parents each (seed 7), and a sink: 1,001 tasks", _layered(20, 50)),
         Workload("map", "a list of 10,000 -> a task mapped over it -> a sink", _fan(10_000), is_mapped=True),

@@ -46,6 +46,24 @@ def test_a_name_nobody_has_is_refused(arguments: list[str]) -> None:
     assert "no-such-system" in done.stderr
 
 
+def test_a_peer_that_cannot_be_installed_or_used_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """Without an environment DBOS fails in words; Burr, which runs chains only, is skipped; the floor beside them is measured."""
+    no_folder = tmp_path / "file"
+    no_folder.touch()
+    figures = tmp_path / "figures.json"
+
+    arguments = ["--peers", "--venvs", str(no_folder), "--rounds", "1", "--no-sync-calls", "--json", str(figures)]
+    done = run_script("run.py", [*arguments, "--folder", str(tmp_path), "--only", "fan-100,R0,DBOS,Burr"])
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "DBOS failed: its environment could not be made" in done.stdout
+    assert "Burr skipped: it runs chains only" in done.stdout
+    rows: dict[str, dict[str, Any]] = {row["system"]: row for row in json.loads(figures.read_text(encoding="utf-8"))["results"]}
+    assert rows["R0"]["tasks_per_s"] > 0
+    assert rows["DBOS"]["failure"]
+    assert rows["Burr"]["failure"] is None
+
+
 def test_streams_are_compared_with_what_they_are_made_of() -> None:
     """Each system hands all items over in order, and the caveats come before any figure."""
     done = run_script("streams.py", ["--items", "500", "--rounds", "1", "--only", "queue,chunks,dagrelay strict"])
