@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ("MAY_FALL_BY", "Verdict", "better_of", "compare")
+__all__ = ("MAY_FALL_BY", "Verdict", "better_of", "compare", "worse_of")
 
 MAY_FALL_BY: Final = 1 / 3
 """How much of a ratio may be gone: beyond what a shared machine does to ratios of one run."""
@@ -47,6 +47,11 @@ class Verdict:
 def compare(baseline: Mapping[str, float], now: Mapping[str, float]) -> list[Verdict]:
     """Return a verdict on every ratio of either side, in the order of the baseline, then of what is new."""
     return [Verdict(name=name, baseline=baseline.get(name), now=now.get(name)) for name in dict.fromkeys((*baseline, *now))]
+
+
+def worse_of(first: Mapping[str, float], again: Mapping[str, float]) -> dict[str, float]:
+    """Return the worse of two measurements of each ratio: what a baseline is made of, lest a lucky moment binds everybody."""
+    return {name: min(value, again.get(name, value)) for name, value in first.items()}
 
 
 def better_of(first: Mapping[str, float], again: Mapping[str, float]) -> dict[str, float]:

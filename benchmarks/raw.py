@@ -61,6 +61,11 @@ class RawStore:
         """Write a row as a transaction of its own."""
         self._connection.execute(_INSERT_VALUE, value)
 
+    def read_one(self, run: int, task: int, key: str) -> bytes:
+        """Return a value that is there."""
+        value: bytes = self._connection.execute(SELECT_VALUE, (run, task, key)).fetchone()[0]
+        return value
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.comparing import better_of, compare
+from benchmarks.comparing import better_of, compare, worse_of
 
 BASELINE = Path(__file__).parents[2] / "benchmarks" / "baseline.json"
 
@@ -53,6 +53,11 @@ def test_the_better_of_two_measurements_counts() -> None:
     first = {"layered": 0.3, "chain": 0.8, "fan": 0.5}
 
     assert better_of(first, {"layered": 0.6, "chain": 0.7}) == {"layered": 0.6, "chain": 0.8, "fan": 0.5}
+
+
+def test_a_baseline_is_no_lucky_moment() -> None:
+    """The worse of two measurements is written down."""
+    assert worse_of({"layered": 0.3, "fan": 0.2}, {"layered": 0.2, "fan": 0.3}) == {"layered": 0.2, "fan": 0.2}
 
 
 def test_the_baseline_is_one_of_positive_ratios() -> None:
