@@ -8,12 +8,13 @@ only here.
 from __future__ import annotations
 
 import logging
+from functools import cache
 from typing import TYPE_CHECKING, Any
-
-import structlog
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
+
+    import structlog
 
 __all__ = ("LOGGER_NAME", "get_logger", "is_debug")
 
@@ -31,20 +32,25 @@ def _rename_reserved(_logger: object, _method: str, event: MutableMapping[str, A
     return {f"{key}_" if key in _RESERVED else key: value for key, value in event.items()}
 
 
-_PROCESSORS: list[Any] = [
-    structlog.stdlib.filter_by_level,
-    structlog.contextvars.merge_contextvars,
-    _rename_reserved,
-    structlog.stdlib.render_to_log_kwargs,
-]
+@cache
+def _wrapped() -> structlog.stdlib.BoundLogger:
+    import structlog  # noqa: PLC0415 - it takes a third of the library's own time to import, and most processes log nothing
+
+    processors: list[Any] = [
+        structlog.stdlib.filter_by_level,
+        structlog.contextvars.merge_contextvars,
+        _rename_reserved,
+        structlog.stdlib.render_to_log_kwargs,
+    ]
+    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+        _stdlib, processors=processors, wrapper_class=structlog.stdlib.BoundLogger, cache_logger_on_first_use=False
+    )
+    return logger
 
 
 def get_logger(**bound: object) -> structlog.stdlib.BoundLogger:
     """Return the library's logger with `bound` on every event it writes."""
-    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
-        _stdlib, processors=_PROCESSORS, wrapper_class=structlog.stdlib.BoundLogger, cache_logger_on_first_use=False
-    )
-    return logger.bind(**bound)
+    return _wrapped().bind(**bound)
 
 
 def is_debug() -> bool:

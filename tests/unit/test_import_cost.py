@@ -10,8 +10,8 @@ import pytest
 
 from tests.unit.sources import MODULES
 
-# `rich` is not among them: structlog loads it by itself where it is installed. tests/unit/test_layering.py sees that we do not.
-LOADED_LATE: Final = ("cattrs", "hypothesis", "msgspec", "orjson", "pydantic", "pytest", "trio", "uvloop")
+# structlog loads rich, by itself, where that is installed.
+LOADED_LATE: Final = ("cattrs", "hypothesis", "msgspec", "orjson", "pydantic", "pytest", "rich", "structlog", "trio", "uvloop")
 LOADED_ON_DEMAND: Final = ("testing", "otel", "cli", "web", "__main__", "examples")
 EVERYDAY_MODULES: Final = [module.name for module in MODULES if module.room not in LOADED_ON_DEMAND]
 

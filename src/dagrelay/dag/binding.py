@@ -95,6 +95,13 @@ class Binding:
     has_templates: bool
     """Whether there is an expression in inputs or config."""
 
+    @property
+    def wholes(self) -> tuple[ReferenceInput, ...]:
+        """Its inputs, where each of them is the whole of one entry of the run and nothing else is read; else none."""
+        wholes = tuple(each for each in self.inputs if isinstance(each, ReferenceInput) and each.is_whole)
+        is_all = len(wholes) == len(self.inputs) and self.config is None and not self.earlier and not self.positional
+        return wholes if is_all else ()
+
 
 def bind_handler(
     place: BindingPlace,

@@ -426,7 +426,7 @@ def _planned(index: int, draft: _Draft, binding: Binding, upstream: tuple[int, .
         config=binding.config,
         reads=binding.reads,
         earlier=binding.earlier,
-        wholes=_wholes(binding),
+        wholes=binding.wholes,
         expansion=binding.expansion,
         needs_context=binding.needs_context,
         has_templates=binding.has_templates,
@@ -444,12 +444,6 @@ def _planned(index: int, draft: _Draft, binding: Binding, upstream: tuple[int, .
         max_concurrency=settings.max_concurrency,
         after_start=after_start,
     )
-
-
-def _wholes(binding: Binding) -> tuple[ReferenceInput, ...]:
-    wholes = tuple(each for each in binding.inputs if isinstance(each, ReferenceInput) and each.is_whole)
-    is_all = len(wholes) == len(binding.inputs) and binding.config is None and not binding.earlier and not binding.positional
-    return wholes if is_all else ()
 
 
 def _as_it_is(binding: Binding) -> Binding:
