@@ -18,10 +18,13 @@ from dagrelay.serializers.exactness import check_exact, refusal
 __all__ = ("STANDARD", "Codec", "JsonSerializer", "decode_json", "encode_json", "fastest_codec")
 
 _DIGITS: Final = b"0123456789"
-_DIGITS_AS_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
+_BEFORE_NUMBERS: Final = b",[: \t\r\n-+.eE"
+"""What stands before the digits of a number, or of a part of it. Before those of a text its quote does, or more of the text."""
+_NUMBERS_ALIKE: Final = bytes.maketrans(b"123456789" + _BEFORE_NUMBERS, b"0" * 9 + b"," * len(_BEFORE_NUMBERS))
 _SPARE_BUFFER: Final = 4096
 _LONGEST: Final = 19  # Fewer digits than these fit into 64 bits.
-_LONG_NUMBER: Final = b"0" * _LONGEST
+_LONG_DIGITS: Final = b"0" * _LONGEST
+_LONG_NUMBER: Final = b"," + _LONG_DIGITS
 
 
 class Codec(Protocol):
@@ -154,10 +157,13 @@ def _loads(codec: Codec, data: bytes) -> Any:
 
 
 def _has_long_number(data: bytes) -> bool:
-    """Return whether there are as many digits in a row as an integer beyond 64 bits has; a text may have them too."""
+    """Return whether a number has as many digits in a row as an integer beyond 64 bits; a text may look as if it held one."""
     # As many in a row hold one of every so many bytes, and those few are looked at in a fraction of the time.
     sample = data[_LONGEST - 1 :: _LONGEST]
-    return len(sample.translate(None, _DIGITS)) != len(sample) and _LONG_NUMBER in data.translate(_DIGITS_AS_ZERO)
+    if len(sample.translate(None, _DIGITS)) == len(sample):
+        return False
+    alike = data.translate(_NUMBERS_ALIKE)
+    return _LONG_NUMBER in alike or alike.startswith(_LONG_DIGITS)
 
 
 class JsonSerializer:

@@ -405,6 +405,102 @@ def test_both_codecs_read_alike(data: bytes, value: Any, codec: Codec) -> None:
     assert (type(found), found) == (type(value), value)
 
 
+LONG = "18446744073709551617"
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}", "-{}", " {}", "\t{}", "\r{}", "\n{}", "[{}]", "[-{}]", "[0,{}]", "[0, {}]", "[0,\n-{}]", '{{"a":{}}}',
+        '{{"a": {}}}', '{{"a":\t-{}}}', '["x",{},"x"]', "[[],{}]", "[[{}]]",
+    ],
+)  # fmt: skip
+def test_integers_beyond_64_bits_stay_integers_wherever_they_stand(text: str, codec: Codec) -> None:
+    """The fast codec would read a float; it is told by what stands before the digits."""
+    data = text.format(LONG).encode()
+
+    assert repr(decode_json(data, codec=codec)) == repr(STANDARD.loads(data))
+    assert LONG in repr(decode_json(data, codec=codec))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("text", ["0.{}", "-1.{}", "[0.{}]", "1e-{}", "1E+000{}", "[2e-000{}]"])
+def test_long_parts_of_floats_are_read_alike(text: str, codec: Codec) -> None:
+    """Or refused alike."""
+    data = text.format(LONG).encode()
+    results: list[str] = []
+    for each in (codec, STANDARD):
+        try:
+            results.append(repr(decode_json(data, codec=each)))
+        except XComSerializationError:
+            results.append("refused")
+
+    assert results[0] == results[1]
+
+
+def test_texts_of_digits_are_left_to_the_fast_codec() -> None:
+    """As ids and numbers of telephones are, they are no numbers; only after a sign or a space inside a text they look so."""
+    calls: list[bytes] = []
+
+    class Spy:
+        def dumps(self, value: Any, /) -> bytes:
+            raise NotImplementedError
+
+        def loads(self, data: bytes, /) -> Any:
+            calls.append(data)
+            return STANDARD.loads(data)
+
+    texts = [f'["{LONG}"]'.encode(), f'{{"{LONG}":"x{LONG}"}}'.encode()]
+    for data in [*texts, f"[{LONG}]".encode(), f'["{LONG} {LONG}"]'.encode()]:
+        assert decode_json(data, codec=Spy()) == STANDARD.loads(data)
+
+    assert calls == texts
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(
+    "odd", [None, True, 1, 2**70, 1.5, 1e300, [], {"k": "v"}, ("x",)], ids=lambda odd: f"{type(odd).__name__}-{odd!r:.5}"
+)
+@pytest.mark.parametrize("place", [0, 1, 40, 99])
+def test_one_that_is_no_text_is_found_in_a_long_list_of_texts(odd: Any, place: int, codec: Codec) -> None:
+    """Lists of nothing but texts are looked at all at once."""
+    texts = [f"t{number}" for number in range(100)]
+    value = [*texts[:place], odd, *texts[place:]]
+    plain = [*texts[:place], list(odd) if isinstance(odd, tuple) else odd, *texts[place:]]
+
+    assert repr(decode_json(encode_json(value, codec=codec), codec=codec)) == repr(plain)
+    assert decode_json(encode_json(dict(enumerate_as_text(texts)), codec=codec), codec=codec) == dict(enumerate_as_text(texts))
+    for bad in (float("nan"), b"x", Text("x"), {1: 2}):
+        with pytest.raises(XComSerializationError):
+            encode_json([*value, bad], codec=codec)
+        with pytest.raises(XComSerializationError):
+            encode_json([*texts, bad], codec=codec)
+
+
+def test_a_long_list_of_texts_is_weighed() -> None:
+    """Before it is written."""
+    texts = ["x" * 10] * 100
+    size = len(encode_json(texts))
+
+    assert len(encode_json(texts, max_bytes=size)) == size
+    with pytest.raises(XComTooLargeError):
+        encode_json(texts, max_bytes=size - 1)
+    with pytest.raises(XComTooLargeError):
+        check_exact(texts, max_depth=200, max_bytes=1_000, what="it", setting="")
+
+
+class Text(str):
+    """A text that would come back as another."""
+
+    __slots__ = ()
+
+
+def enumerate_as_text(texts: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of two texts."""
+    return ((str(number), text) for number, text in enumerate(texts))
+
+
 def test_orjson_is_used_where_it_is_installed() -> None:
     """It is what makes it fast."""
     orjson = pytest.importorskip("orjson")
