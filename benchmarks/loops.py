@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from typing import TYPE_CHECKING, Final
 
 from figures import Part, divided, spread
@@ -28,7 +29,7 @@ def measure(folder: Path, *, is_quick: bool) -> Part:
     """Measure the workload as `run.py` does, each system in a process of its own."""
     workload = WORKLOADS["layered"]
     names = {*_FLOORS, *(f"dagrelay {durability} {loop}" for durability in _DURABILITIES for loop in ("asyncio", "trio"))}
-    systems = [system for system in SYSTEMS if system.name in names]
+    systems = {system: sys.executable for system in SYSTEMS if system.name in names}
     results = take_turns(workload, systems, rounds=_QUICK_ROUNDS if is_quick else _ROUNDS, folder=folder)
     figures = {system.name: each for system, each in results.items()}
     ratios: dict[str, list[float]] = {}
