@@ -34,7 +34,7 @@ def _rename_reserved(_logger: object, _method: str, event: MutableMapping[str, A
 
 @cache
 def _wrapped() -> structlog.stdlib.BoundLogger:
-    import structlog  # noqa: PLC0415 - it takes a third of the library's own time to import, and most processes log nothing
+    import structlog  # noqa: PLC0415 - imported late: with rich installed it takes long, and most processes log nothing
 
     processors: list[Any] = [
         structlog.stdlib.filter_by_level,
